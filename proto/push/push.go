@@ -123,18 +123,12 @@ func (b *Batch) SetBody(body []byte, codec Codec, maxDecoded int) error {
 		}
 		b.Data = append(b.Data[:0], body...)
 	case CodecSnappy:
-		n, err := s2.DecodedLen(body)
+		n, err := DecodedLen(body)
 		if err != nil {
 			return fmt.Errorf("push: snappy: %w", err)
 		}
 		if n > maxDecoded {
 			return ErrTooLarge
-		}
-		// A block of snappy expands at most 64/3 times, one of S2 (which has
-		// repeats) much more; a length that the input cannot reach is a lie
-		// that must not be allocated for. 1<<20 lets small S2 blocks through.
-		if n > 1<<20 && n/400 > len(body) {
-			return fmt.Errorf("push: snappy: %d bytes cannot decode to %d", len(body), n)
 		}
 		b.Data = grow(b.Data[:0], n+n/16+64)[:n]
 		if b.Data, err = s2.Decode(b.Data, body); err != nil {
