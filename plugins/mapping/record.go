@@ -1,6 +1,56 @@
 // Package mapping turns records, the nested maps that agents send, into
 // streams and entries.
+//
+// A decoder (Stream for JSON; the forward receiver and the Fluent Bit plugin
+// have theirs for MessagePack) fills a Record. A Mapper, made once from the
+// configuration and shared by all, knows what becomes a label; a State, one for
+// each goroutine, applies it and adds the entry to a push.Builder. The same
+// record and the same input give the same entry, whatever a State saw before:
+// a batch that is sent again maps to what it mapped to the first time.
+//
+// # What goes where
+//
+// Labels are job (the receiver), service_name, namespace, container and app as
+// far as the record has them (see New), and the fields that label-keys names.
+//
+//	line-format auto, a line key is there:
+//	    line      the value of the first line key that the record has
+//	    metadata  the tag as "tag", and every field that is neither the line
+//	              nor a label nor null nor used by the receiver (its time)
+//	line-format auto, no line key; json; logfmt:
+//	    line      the whole record, labels and time included
+//	    metadata  the tag
+//
+// Metadata that the agent keeps beside the record (Input.Meta) is metadata in
+// both cases. Where all that is more than the limits for structured metadata
+// allow, the line is the whole record as JSON, so that no field is lost; if it
+// is Input.Meta that does not fit, it joins that line under the name that
+// Fluent Bit's JSON has for it, __internal__.log_metadata.
+//
+// A path names a field by its keys with dots between: kubernetes.labels.app is
+// app in labels in kubernetes. Keys may have dots themselves, so service.name
+// is found as a nested field and as a flat one. Metadata is named by the path,
+// normalised as Loki's (push.NormaliseName): kubernetes_labels_app. Where two
+// fields get one name, equal values are one pair; else the second by order of
+// paths gets the suffix _2, and so on. The tag comes before a field "tag".
+//
+// # Values as text
+//
+// Strings are kept as they are, invalid UTF-8 included; in JSON each invalid
+// byte becomes \ufffd, in a label value U+FFFD. Numbers keep the digits of
+// their source. Arrays are JSON text. Binary values and extension types are
+// strings where they are valid UTF-8, else "base64:" and standard base64; only
+// a binary value that is the line is kept as it is. Floats that JSON cannot say
+// are the strings NaN, +Inf and -Inf.
 package mapping
+
+// MaxDepth is how deep maps and arrays may nest, the record itself included.
+// Decoders refuse what is deeper.
+const MaxDepth = 100
+
+// MaxNodes is how many values a record may have. A node takes 64 bytes, so that
+// a record of two-byte values grows 32-fold; this bounds it at 4 MiB.
+const MaxNodes = 1 << 16
 
 // Kind is the type of a Node.
 type Kind uint8
@@ -22,6 +72,7 @@ const (
 // Node is one value of a Record.
 type Node struct {
 	Kind Kind
+	Used bool  // the receiver has used this field (time, tag): not metadata again
 	End  int32 // Array, Map: index in Nodes of the first node behind the subtree
 	Num  uint64
 	Key  []byte // in a Map: the key as text; else nil
@@ -46,4 +97,18 @@ func (r *Record) Next(i int) int {
 		return int(n.End)
 	}
 	return i + 1
+}
+
+// Field returns the index of the child of map i with this key, the first if
+// there are several, or -1. A node that is not a map has no children.
+func (r *Record) Field(i int, key string) int {
+	if i >= len(r.Nodes) || r.Nodes[i].Kind != Map {
+		return -1
+	}
+	for j, end := i+1, int(r.Nodes[i].End); j < end; j = r.Next(j) {
+		if string(r.Nodes[j].Key) == key {
+			return j
+		}
+	}
+	return -1
 }
