@@ -1,0 +1,225 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// HTTPConfig holds the settings of the HTTP server.
+type HTTPConfig struct {
+	Listen            string        `yaml:"http-listen" help:"address of the HTTP server: push, query, operations; empty switches it off"`
+	ReadHeaderTimeout time.Duration `yaml:"http-read-header-timeout" help:"time in which a client must send the headers of a request"`
+	BodyTimeout       time.Duration `yaml:"http-body-timeout" help:"time in which a client must send the next 16 KiB of a body (or what is left of it); large bodies may take as many of these as they need"`
+	WriteTimeout      time.Duration `yaml:"http-write-timeout" help:"time in which a client must take the next piece of an answer"`
+	IdleTimeout       time.Duration `yaml:"http-idle-timeout" help:"an idle connection is closed after this long"`
+	MaxHeaderBytes    int           `yaml:"http-max-header-bytes" help:"largest headers of a request"`
+}
+
+func (c HTTPConfig) validate() (errs []error) {
+	for name, d := range map[string]time.Duration{
+		"http-read-header-timeout": c.ReadHeaderTimeout, "http-body-timeout": c.BodyTimeout,
+		"http-write-timeout": c.WriteTimeout, "http-idle-timeout": c.IdleTimeout,
+	} {
+		if d <= 0 {
+			errs = append(errs, errors.New("server."+name+": must be above 0"))
+		}
+	}
+	if c.MaxHeaderBytes < 4096 {
+		errs = append(errs, errors.New("server.http-max-header-bytes: must be 4096 or more"))
+	}
+	return errs
+}
+
+// progress is the number of body bytes that move the body deadline on. It
+// bounds what a client that trickles its body can hold: a connection that
+// brings less than this in BodyTimeout is cut.
+const progress = 16 << 10
+
+// httpServer serves one handler with deadlines that follow progress, so that
+// a slow upload lives and a stalled one does not. Serve runs until Shutdown.
+type httpServer struct {
+	cfg  HTTPConfig
+	log  *slog.Logger
+	srv  *http.Server
+	took *prometheus.HistogramVec
+	busy prometheus.Gauge
+}
+
+func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg prometheus.Registerer) *httpServer {
+	s := &httpServer{
+		cfg: cfg, log: log,
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "loki_go_server_request_duration_seconds",
+			Help:    "Time from a request's headers to its answer.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"route", "status"}),
+		busy: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "loki_go_server_requests_in_flight_count", Help: "Requests being served.",
+		}),
+	}
+	if reg != nil {
+		reg.MustRegister(s.took, s.busy)
+	}
+	s.srv = &http.Server{
+		Handler:           s.wrap(mux),
+		ReadHeaderTimeout: cfg.ReadHeaderTimeout,
+		IdleTimeout:       cfg.IdleTimeout,
+		MaxHeaderBytes:    cfg.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+// Serve accepts connections from l until Shutdown.
+func (s *httpServer) Serve(l net.Listener) error {
+	err := s.srv.Serve(&listener{Listener: l, log: s.log})
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Shutdown stops accepting, waits for requests in flight until ctx ends, then
+// cuts what is left.
+func (s *httpServer) Shutdown(ctx context.Context) {
+	if s.srv.Shutdown(ctx) != nil {
+		s.srv.Close()
+	}
+}
+
+func (s *httpServer) wrap(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		s.busy.Inc()
+		defer s.busy.Dec()
+		rc := http.NewResponseController(w)
+		if r.ContentLength != 0 {
+			b := &body{body: r.Body, rc: rc, timeout: s.cfg.BodyTimeout}
+			// Before the handler: net/http reads the rest of a body that the
+			// handler leaves, and must not wait for it forever.
+			b.extend(start)
+			r.Body = b
+		}
+		out := &response{ResponseWriter: w, rc: rc, timeout: s.cfg.WriteTimeout}
+		mux.ServeHTTP(out, r)
+		route := r.Pattern
+		if route == "" {
+			route = "other"
+		}
+		s.took.WithLabelValues(route, strconv.Itoa(out.code())).Observe(time.Since(start).Seconds())
+	})
+}
+
+// body moves the connection's read deadline on as bytes arrive.
+type body struct {
+	body    io.ReadCloser
+	rc      *http.ResponseController
+	timeout time.Duration
+	left    int       // bytes until the deadline moves
+	moved   time.Time // when it last did
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if now := time.Now(); now.Sub(b.moved) > b.timeout/16 {
+			b.extend(now)
+		}
+	}
+	n, err := b.body.Read(p)
+	b.left -= n
+	if errors.Is(err, io.EOF) {
+		// The deadline was for the body: a handler that now waits for a disk
+		// must not lose its connection.
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func (b *body) extend(now time.Time) {
+	// A connection without deadlines (tests) is as good as any.
+	_ = b.rc.SetReadDeadline(now.Add(b.timeout))
+	b.moved, b.left = now, progress
+}
+
+func (b *body) Close() error { return b.body.Close() }
+
+// response notes the status and moves the write deadline on.
+type response struct {
+	http.ResponseWriter
+	rc      *http.ResponseController
+	timeout time.Duration
+	status  int
+	moved   time.Time
+}
+
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *response) code() int {
+	if r.status == 0 {
+		return http.StatusOK
+	}
+	return r.status
+}
+
+func (r *response) WriteHeader(code int) {
+	if r.status == 0 {
+		r.status = code
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *response) Write(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(r.moved) > r.timeout/16 {
+		_ = r.rc.SetWriteDeadline(now.Add(r.timeout))
+		r.moved = now
+	}
+	return r.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher for streaming handlers.
+func (r *response) Flush() { _ = r.rc.Flush() }
+
+// listener wraps connections so that a client which stalls in the middle of a
+// request leaves one line in the log. net/http closes it without a word.
+type listener struct {
+	net.Listener
+	log *slog.Logger
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c, log: l.log}, nil
+}
+
+type conn struct {
+	net.Conn
+	log    *slog.Logger
+	unread atomic.Int64 // bytes read since something was last written
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if got := c.unread.Add(int64(n)); got > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.unread.Store(0)
+		c.log.Warn("request cut: the client stopped sending", "peer", c.RemoteAddr().String(), "received", got)
+	}
+	return n, err
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.unread.Store(0)
+	return c.Conn.Write(p)
+}
