@@ -22,6 +22,7 @@ type Builder struct {
 	arena   []byte   // entries as protobuf fields of Stream, in order of arrival
 	entries []bentry // where they are
 	pairs   []byte   // metadata of the next entry, as it was given
+	norm    normaliser
 }
 
 type bstream struct {
@@ -133,7 +134,10 @@ func (bl *Builder) apart(stream int, ts, res int64) int64 {
 			}
 		}
 	}
-	out := max(ts, s.next[ts])
+	out := ts
+	if next, ok := s.next[ts]; ok {
+		out = next
+	}
 	for {
 		if _, taken := s.used[out]; !taken {
 			break
@@ -151,11 +155,10 @@ func (bl *Builder) EntryExact(stream int, ts int64, line []byte) {
 	s := &bl.streams[stream]
 	pairs := bl.pairs
 	if len(pairs) > 0 {
-		// Normalise where Batch does it, on a batch that is only these pairs.
-		tmp := Batch{Data: pairs}
-		m, err := tmp.normaliseMeta(span(0, len(pairs)))
-		if err == nil {
-			pairs = tmp.Bytes(m)
+		// Pair has made them, so they are sound.
+		if normal, _, _ := bl.norm.check(pairs); !normal {
+			bl.pairs = bl.norm.rewrite(pairs, pairs)
+			pairs = bl.pairs[len(pairs):]
 		}
 	}
 	sec, nanos := ts/1e9, ts%1e9

@@ -169,15 +169,37 @@ func (r *Rejected) Add(reason Reason, stream string, n, bytes int, text func() s
 func (r *Rejected) Merge(o *Rejected) {
 	for _, g := range o.Groups {
 		r.Add(g.Reason, g.Stream, g.Count, g.Bytes, func() string { return g.First })
+		for i := range r.Groups {
+			if mine := &r.Groups[i]; mine.Reason == g.Reason {
+				mine.OldestOK = max(mine.OldestOK, g.OldestOK)
+			}
+		}
 	}
 }
 
-// Status returns the HTTP status of the worst reason: a permanent refusal
-// (400) before one that a retry might cure.
-func (r *Rejected) Status() int {
-	code := 0
+// Retryable reports whether some of the refused entries may be accepted later.
+func (r *Rejected) Retryable() bool {
 	for _, g := range r.Groups {
-		if s := g.Reason.Status(); code == 0 || !g.Reason.Retryable() {
+		if g.Reason.Retryable() {
+			return true
+		}
+	}
+	return false
+}
+
+// Status returns the HTTP status of the worst reason: a permanent refusal
+// (the highest code of several, as 260 passes for success) before one that a
+// retry might cure.
+func (r *Rejected) Status() int {
+	code, permanent := 0, false
+	for _, g := range r.Groups {
+		switch s := g.Reason.Status(); {
+		case !g.Reason.Retryable():
+			if !permanent {
+				code, permanent = 0, true
+			}
+			code = max(code, s)
+		case !permanent && code == 0:
 			code = s
 		}
 	}

@@ -3,7 +3,7 @@ package push
 import (
 	"bytes"
 	"encoding/binary"
-	"sort"
+	"slices"
 	"strconv"
 )
 
@@ -87,56 +87,144 @@ var replacement = []byte("\uFFFD")
 // normalised, sorted and unique, no U+FFFD in values. Where they already are,
 // m itself is returned; else a rewritten copy is put behind Data.
 func (b *Batch) normaliseMeta(m Span) (Span, error) {
-	good := true
+	normal, size, err := b.norm.check(b.Bytes(m))
+	if err != nil || normal {
+		return m, err
+	}
+	if size > maxSpan-len(b.Data) {
+		return Span{}, ErrTooLarge
+	}
+	start := len(b.Data)
+	b.Data = b.norm.rewrite(b.Data, b.Bytes(m))
+	return span(start, len(b.Data)), nil
+}
+
+// normaliser rewrites metadata. Its fields are scratch space.
+type normaliser struct {
+	pairs []npair
+	names []byte
+}
+
+type npair struct {
+	from, to       int // the name, in names
+	newFrom, newTo int // its new name, if newTo is not 0
+	drop           bool
+	value          []byte // in the input
+}
+
+func (n *normaliser) size() int            { return cap(n.names) + 72*cap(n.pairs) }
+func (n *normaliser) name(p *npair) []byte { return n.names[p.from:p.to] }
+
+// check reports whether the pairs in p are normal, and a bound for the size of
+// what rewrite makes of them.
+func (n *normaliser) check(p []byte) (normal bool, size int, err error) {
+	normal = true
 	var prev []byte
-	p := b.Bytes(m)
 	for len(p) > 0 {
 		name, value, n, ok := pair(p)
 		if !ok {
-			return Span{}, errTruncated
+			return false, 0, errTruncated
 		}
-		if !normalName(name) || prev != nil && bytes.Compare(prev, name) >= 0 || bytes.Contains(value, replacement) {
-			good = false
+		if normal {
+			normal = normalName(name) && (prev == nil || bytes.Compare(prev, name) < 0) && !bytes.Contains(value, replacement)
 		}
+		// Tags and lengths, the prefix key_, a number.
+		size += len(name) + len(value) + 40
 		prev, p = name, p[n:]
 	}
-	if good {
-		return m, nil
+	return normal, size, nil
+}
+
+// rewrite appends to dst the normal form of the pairs in p, which check has
+// found sound. Two names may normalise to one: equal values are one pair then,
+// others get a number behind their name, so that no value is lost.
+func (n *normaliser) rewrite(dst, p []byte) []byte {
+	n.pairs, n.names = n.pairs[:0], n.names[:0]
+	for it := PairsOf(p); it.Next(); {
+		from := len(n.names)
+		n.names = NormaliseName(n.names, it.Name)
+		n.pairs = append(n.pairs, npair{from: from, to: len(n.names), value: it.Value})
 	}
-	type kv struct{ name, value []byte }
-	var pairs []kv
-	for it := PairsOf(b.Bytes(m)); it.Next(); {
-		pairs = append(pairs, kv{NormaliseName(nil, it.Name), bytes.ReplaceAll(it.Value, replacement, nil)})
+	n.sort()
+	if n.apart() {
+		n.sort()
 	}
-	sort.SliceStable(pairs, func(i, j int) bool { return bytes.Compare(pairs[i].name, pairs[j].name) < 0 })
-	// Two names that normalise to one: equal values are one pair, others get a
-	// number, so that no value is lost.
-	out := pairs[:0]
-	seen := map[string]bool{}
-	renamed := false
-	for _, kv := range pairs {
-		name := string(kv.name)
-		if seen[name] {
-			if k := len(out) - 1; bytes.Equal(out[k].value, kv.value) {
-				continue
-			}
-			for i := 2; seen[name]; i++ {
-				name = string(kv.name) + "_" + strconv.Itoa(i)
-			}
-			kv.name = []byte(name)
+	for i := range n.pairs {
+		if v := n.pairs[i].value; bytes.Contains(v, replacement) {
+			from := len(n.names)
+			n.names = appendWithout(n.names, v, replacement)
+			n.pairs[i].value = n.names[from:]
+		}
+		dst = appendPair(dst, n.name(&n.pairs[i]), n.pairs[i].value)
+	}
+	clear(n.pairs) // they point into the input
+	return dst
+}
+
+// sort orders the pairs by name; those of one name stay in order.
+func (n *normaliser) sort() {
+	slices.SortStableFunc(n.pairs, func(a, b npair) int { return bytes.Compare(n.name(&a), n.name(&b)) })
+}
+
+// apart drops pairs that occur twice and renames those that share only the
+// name. It reports whether it renamed any. One counter serves all of them, so
+// that new names differ from each other by their number; from the old names
+// they are kept apart by looking.
+func (n *normaliser) apart() (renamed bool) {
+	first, number, drop := 0, 1, false
+	for i := 1; i < len(n.pairs); i++ {
+		p := &n.pairs[i]
+		switch {
+		case !bytes.Equal(n.name(&n.pairs[first]), n.name(p)):
+			first = i
+		case bytes.Equal(n.pairs[first].value, p.value):
+			p.drop, drop = true, true
+		default:
+			number = n.rename(p, number)
 			renamed = true
 		}
-		seen[name] = true
-		out = append(out, kv)
+	}
+	if drop {
+		n.pairs = slices.DeleteFunc(n.pairs, func(p npair) bool { return p.drop })
 	}
 	if renamed {
-		sort.SliceStable(out, func(i, j int) bool { return bytes.Compare(out[i].name, out[j].name) < 0 })
+		for i := range n.pairs {
+			if p := &n.pairs[i]; p.newTo > 0 {
+				p.from, p.to = p.newFrom, p.newTo
+			}
+		}
 	}
-	start := len(b.Data)
-	for _, kv := range out {
-		b.Data = appendPair(b.Data, kv.name, kv.value)
+	return renamed
+}
+
+// rename finds a new name for p with a number above the given one, which no
+// pair had before, and returns that number.
+func (n *normaliser) rename(p *npair, number int) int {
+	at := len(n.names)
+	for {
+		number++
+		n.names = append(append(n.names[:at], n.name(p)...), '_')
+		n.names = strconv.AppendInt(n.names, int64(number), 10)
+		raw := len(n.names)
+		n.names = NormaliseName(n.names, n.names[at:raw])
+		p.newFrom, p.newTo = raw, len(n.names)
+		_, taken := slices.BinarySearchFunc(n.pairs, n.names[raw:], func(q npair, name []byte) int {
+			return bytes.Compare(n.name(&q), name)
+		})
+		if !taken {
+			return number
+		}
 	}
-	return span(start, len(b.Data)), nil
+}
+
+func appendWithout(dst, s, cut []byte) []byte {
+	for {
+		i := bytes.Index(s, cut)
+		if i < 0 {
+			return append(dst, s...)
+		}
+		dst, s = append(dst, s[:i]...), s[i+len(cut):]
+	}
 }
 
 func alnum(c byte) bool {

@@ -72,7 +72,9 @@ type Batch struct {
 	// say); Rebuild makes a new Body.
 	Stale bool
 
-	body []byte // buffer that Body uses when the batch owns it
+	body []byte     // buffer that Body uses when the batch owns it
+	norm normaliser // scratch
+	most int        // during a decode: how many entries or streams may come of Data
 }
 
 var pool = sync.Pool{New: func() any { return new(Batch) }}
@@ -85,11 +87,12 @@ const maxPooled = 16 << 20
 
 // Release empties b and gives it back.
 func (b *Batch) Release() {
-	if cap(b.Data) > maxPooled || cap(b.body) > maxPooled || cap(b.Entries) > maxPooled/32 {
+	if cap(b.Data) > maxPooled || cap(b.body) > maxPooled || cap(b.Entries) > maxPooled/32 ||
+		cap(b.Streams) > maxPooled/64 || b.norm.size() > maxPooled {
 		return
 	}
 	clear(b.Streams)
-	*b = Batch{Streams: b.Streams[:0], Entries: b.Entries[:0], Data: b.Data[:0], body: b.body[:0]}
+	*b = Batch{Streams: b.Streams[:0], Entries: b.Entries[:0], Data: b.Data[:0], body: b.body[:0], norm: b.norm}
 	pool.Put(b)
 }
 
@@ -104,6 +107,8 @@ const (
 	// MaxData is the largest decoded batch: spans are 32 bits wide, and half of
 	// that leaves room for normalised metadata behind the protobuf.
 	MaxData = 1 << 30
+
+	maxSpan = 1<<32 - 1
 )
 
 // ErrTooLarge is returned when a body would decode to more than the limit.
@@ -204,12 +209,9 @@ func (b *Batch) Rebuild() {
 	b.Data, n.Data = n.Data, b.Data
 	b.Entries, n.Entries = n.Entries, b.Entries
 	b.body, n.body = n.body, b.body
-	for i := range n.Streams {
-		for j, k := range idx {
-			if k == i {
-				n.Streams[i].Labels, n.Streams[i].Token = b.Streams[j].Labels, b.Streams[j].Token
-				break
-			}
+	for j, k := range idx {
+		if k >= 0 {
+			n.Streams[k].Labels, n.Streams[k].Token = b.Streams[j].Labels, b.Streams[j].Token
 		}
 	}
 	b.Streams, n.Streams = n.Streams, b.Streams
@@ -219,6 +221,17 @@ func (b *Batch) Rebuild() {
 // --- decoding of logproto.PushRequest -------------------------------------
 
 var errTruncated = errors.New("push: truncated protobuf")
+
+// An entry or a stream takes a few bytes as protobuf and ten times as many
+// here. Real ones take at least 10 bytes (an entry with the present time and
+// no line), so bytesPer bounds what a hostile body can cost; slack lets small
+// odd ones through.
+const (
+	bytesPer = 8
+	slack    = 4096
+)
+
+var errTooMany = errors.New("push: more entries or streams than their size can hold")
 
 // uvarint reads one varint at p[i:]; it returns the index behind it, or -1.
 func uvarint(p []byte, i int) (uint64, int) {
@@ -279,8 +292,9 @@ func skipField(p []byte, i, end int, wire uint64) int {
 func (b *Batch) decode() error {
 	b.Streams, b.Entries = b.Streams[:0], b.Entries[:0]
 	p, end := b.Data, len(b.Data)
+	b.most = end/bytesPer + slack
 	for i := 0; i < end; {
-		tag, j := uvarint(p, i)
+		tag, j := uvarint(p[:end], i)
 		if j < 0 {
 			return errTruncated
 		}
@@ -329,6 +343,9 @@ func (b *Batch) decodeStream(i, end int) error {
 			}
 		}
 	}
+	if len(b.Streams) >= b.most {
+		return errTooMany
+	}
 	s.Count = uint32(len(b.Entries)) - s.First
 	b.Streams = append(b.Streams, s)
 	return nil
@@ -339,7 +356,7 @@ func span(from, to int) Span { return Span{uint32(from), uint32(to - from)} }
 func (b *Batch) decodeEntry(i, end int) error {
 	p := b.Data
 	var e Entry
-	metaFrom, metaTo, metaEnd := -1, 0, 0
+	metaFrom, metaTo, metaEnd := -1, 0, 0 // the first run of metadata; the end of the last
 	contiguous := true
 	for i < end {
 		at := i
@@ -382,12 +399,18 @@ func (b *Batch) decodeEntry(i, end int) error {
 	if metaFrom >= 0 {
 		e.Meta = span(metaFrom, metaTo)
 		if !contiguous {
+			if len(b.Data) > maxSpan-(metaEnd-metaFrom) {
+				return ErrTooLarge
+			}
 			e.Meta = b.gatherMeta(metaFrom, metaEnd)
 		}
 		var err error
 		if e.Meta, err = b.normaliseMeta(e.Meta); err != nil {
 			return err
 		}
+	}
+	if len(b.Entries) >= b.most {
+		return errTooMany
 	}
 	b.Entries = append(b.Entries, e)
 	return nil
@@ -419,7 +442,7 @@ func timestamp(p []byte, i, end int) (int64, bool) {
 			return 0, false
 		}
 	}
-	const limit = 9223372036 // seconds; beyond it nanoseconds overflow
+	const limit = 9223372034 // seconds; with nanos of any int32 this fits
 	if sec >= limit {
 		return 1<<63 - 1, true
 	}

@@ -29,9 +29,12 @@ func DecodedLen(block []byte) (int, error) {
 const suspicious = 32
 
 // contentLen adds up the lengths of the operations in a block. It returns -1
-// for a block that ends within one; offsets are left to the decoder.
+// for a block that is cut off; offsets are left to the decoder.
 func contentLen(block []byte) int {
 	_, i := uvarint(block, 0)
+	if i < 0 {
+		return -1
+	}
 	total := 0
 	for i < len(block) {
 		tag := int(block[i])
