@@ -60,11 +60,14 @@ func (s *Stream) Reset(src []byte, lines bool) {
 // Offset returns how far the stream has read.
 func (s *Stream) Offset() int { return s.at }
 
+// Failed reports whether an error has ended the stream before its end.
+func (s *Stream) Failed() bool { return s.failed }
+
 // Next reads the next value into rec; Nodes[0] is not a Map if the value is no
 // object. The record is valid until the next call. The error is io.EOF at the
 // end, *ValueError for a value that was passed over, after which the stream
-// goes on, or *SyntaxError, after which it goes on only if it has lines: else
-// every further call returns io.EOF.
+// goes on, or *SyntaxError, after which it goes on if it has lines and was not in
+// an array: else it has Failed, and every further call returns io.EOF.
 func (s *Stream) Next(rec *Record) error {
 	rec.Reset()
 	if s.failed {

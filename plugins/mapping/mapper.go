@@ -63,7 +63,7 @@ type Mapper struct {
 	format lineFormat
 	limits Limits
 	slots  []slot // in order of label names
-	lines  []int  // roles that can be the line, best first
+	lines  []line // best first
 	roles  map[string][]int
 	nroles int
 	prefix map[string]struct{} // paths that have a path in roles below them
@@ -77,6 +77,16 @@ const (
 	formatJSON
 	formatLogfmt
 )
+
+// line is a line key.
+type line struct {
+	path string
+	role int
+}
+
+func (m *Mapper) isLineKey(path string) bool {
+	return slices.ContainsFunc(m.lines, func(l line) bool { return l.path == path })
+}
 
 // slot is one label and the fields that it can come from.
 type slot struct {
@@ -142,7 +152,7 @@ func New(c Config, l Limits) (*Mapper, error) {
 		m.format = formatLogfmt
 	}
 	for _, k := range c.LineKeys {
-		m.lines = append(m.lines, m.role(k))
+		m.lines = append(m.lines, line{k, m.role(k)})
 	}
 	m.addSlots(c.LabelKeys)
 	m.states.New = func() any { return m.newState() }

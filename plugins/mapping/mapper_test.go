@@ -84,6 +84,9 @@ func TestMap(t *testing.T) {
 	f(`{"log":true}`, job, `true`, ``)
 	f(`{"log":{"a":[1,{"b":"x"}]},"z":1}`, job, `{"a":[1,{"b":"x"}]}`, `z=1`)
 	f(`{"log":[1,"two"]}`, job, `[1,"two"]`, ``)
+	f(`{"log":{"file":{"path":"p"}},"message":5,"msg":"m"}`, job, `m`, `log_file_path=p message=5`)
+	f(`{"log":{"file":{"path":"p"}},"message":5}`, job, `5`, `log_file_path=p`)
+	f(`{"log":{"a":1},"message":[2]}`, job, `{"a":1}`, `message=[2]`)
 	f("{\"log\":\"bad \xff utf8\"}", job, "bad \xff utf8", ``)
 	f(`{"log":"a\n"}`, job, "a\n", ``)
 	f(`{"log":"first","log":"second"}`, job, `first`, `log=second`)
@@ -125,6 +128,14 @@ func TestMap(t *testing.T) {
 	f(`{"log":"x","z":1}`, job, `x`, `log=m nested_a=[1] service=no tag=kube.x trace_id=t z=1`)
 	f(`{"z":1}`, job, `{"z":1}`, `log=m nested_a=[1] service=no tag=kube.x trace_id=t`)
 	in.Tag, in.Meta = nil, nil
+	in.LineKey = "message"
+	f(`{"log":"l","message":"m","msg":"n"}`, job, `m`, `log=l msg=n`)
+	f(`{"log":"l","message":{"a":1}}`, job, `{"a":1}`, `log=l`)
+	f(`{"log":{"a":1},"msg":5}`, job, `5`, `log_a=1`)
+	f(`{"log":{"a":1},"b":5}`, job, `{"log":{"a":1},"b":5}`, ``)
+	in.LineKey = "no"
+	f(`{"log":{"a":1},"b":5}`, job, `{"a":1}`, `b=5`)
+	in.LineKey = ""
 
 	m = newMapper(t, config(func(c *Config) { c.LineFormat = "json" }), Limits{})
 	f(`{"log":"a","b":{"c":1},"kubernetes":{"namespace_name":"ns"}}`, `{job="json", namespace="ns"}`, `{"log":"a","b":{"c":1},"kubernetes":{"namespace_name":"ns"}}`, ``)
@@ -348,7 +359,7 @@ func FuzzMap(f *testing.F) {
 			c.LineFormat = format
 			m, err := New(c, Limits{Pairs: 10, Bytes: 500})
 			if err != nil {
-				t.Skip() // the key list is bad, not the record
+				t.Fatal(err)
 			}
 			st := m.Acquire()
 			var s Stream

@@ -13,8 +13,10 @@
 // Labels are job (the receiver), service_name, namespace, container and app as
 // far as the record has them (see New), and the fields that label-keys names.
 //
-//	line-format auto, a line key is there:
-//	    line      the value of the first line key that the record has
+//	line-format auto, the record has a line key:
+//	    line      the value of the first line key that the record has as text,
+//	              else of the first that is a number or boolean, else as JSON of
+//	              the first that is a map or array; null is as if it were not there
 //	    metadata  the tag as "tag", and every field that is neither the line
 //	              nor a label nor null nor used by the receiver (its time)
 //	line-format auto, no line key; json; logfmt:

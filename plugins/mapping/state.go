@@ -16,6 +16,11 @@ type Input struct {
 	Tag  []byte  // metadata tag, if not empty
 	TS   int64   // nanoseconds since the epoch
 	Meta *Record // metadata that the agent keeps beside the record; may be nil
+
+	// LineKey, if it is one of the line keys, goes before the others, whatever
+	// its value, and the others must then be text, numbers or booleans. With
+	// "message", log.file.path of an ECS event does not make log the line.
+	LineKey string
 }
 
 // State maps records for one goroutine at a time. It remembers the names of
@@ -64,7 +69,7 @@ func (st *State) Map(rec *Record, in *Input, bl *push.Builder) {
 		st.whole(rec, in, bl, stream, st.m.format)
 		return
 	}
-	line := st.lineNode()
+	line := st.lineNode(rec, in.LineKey)
 	if line < 0 {
 		st.whole(rec, in, bl, stream, formatJSON)
 		return
@@ -172,14 +177,37 @@ func (st *State) note(roles []int, node int) {
 	}
 }
 
-// lineNode returns the node of the best line key, or -1.
-func (st *State) lineNode() int {
-	for _, r := range st.m.lines {
-		if n := st.at[r]; n >= 0 {
-			return int(n)
+// lineNode returns the node that is the line, or -1. Text goes before numbers
+// and those before maps and arrays: "log" may be the line in one record and a
+// map of details beside "message" in another.
+func (st *State) lineNode(rec *Record, first string) int {
+	best, class := -1, 3
+	for i := range st.m.lines {
+		l := &st.m.lines[i]
+		n := st.at[l.role]
+		if l.path == first {
+			if n >= 0 {
+				return int(n)
+			}
+		}
+		if n < 0 {
+			continue
+		}
+		c := 1
+		switch k := rec.Nodes[n].Kind; {
+		case k == String || k == Bytes:
+			c = 0
+		case k >= Array:
+			c = 2
+		}
+		if c < class {
+			best, class = int(n), c
 		}
 	}
-	return -1
+	if class == 2 && st.m.isLineKey(first) {
+		return -1
+	}
+	return best
 }
 
 // labelText returns the canonical text of the record's labels.
