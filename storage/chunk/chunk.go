@@ -76,26 +76,55 @@ func NewBlock(codec Codec, dst, content []byte) (Block, error) {
 // and compressed with codec; there must be at least one entry, within the
 // bounds of m.
 func Encode(dst []byte, m Meta, codec Codec, symbols []string, blocks []Block) ([]byte, error) {
-	if err := checkBlocks(&m, codec, blocks); err != nil {
+	err := checkBlocks(&m, codec, blocks)
+	var text []byte
+	if err == nil {
+		text, err = compressSymbols(codec, symbols)
+	}
+	if err == nil {
+		dst, err = assemble(dst, &m, codec, len(symbols), text, blocks)
+	}
+	if err != nil {
 		return dst, fmt.Errorf("chunk: encode: %w", err)
 	}
+	return dst, nil
+}
+
+func compressSymbols(codec Codec, symbols []string) ([]byte, error) {
+	size := 0
+	for _, s := range symbols {
+		size += len(s) + uvarintLen(uint64(len(s)))
+	}
+	if size > maxSymbols {
+		return nil, fmt.Errorf("%d bytes of symbols are too many", size)
+	}
+	text := make([]byte, 0, size)
+	for _, s := range symbols {
+		text = binary.AppendUvarint(text, uint64(len(s)))
+		text = append(text, s...)
+	}
+	if codec == None {
+		return text, nil
+	}
+	return codec.Compress(nil, text)
+}
+
+// assemble puts the compressed parts together.
+func assemble(dst []byte, m *Meta, codec Codec, symbols int, text []byte, blocks []Block) ([]byte, error) {
 	start := len(dst)
-	size := 1024
+	size := 1024 + len(text)
 	for i := range blocks {
 		size += len(blocks[i].Data) + 64
 	}
 	dst = slices.Grow(dst, size)
 	dst = append(dst, 0, 0, 0, 0)
-	dst = appendSnappyFrame(dst, appendMetadata(nil, &m))
+	dst = appendSnappyFrame(dst, appendMetadata(nil, m))
 	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start))
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
-	dst, err := appendInner(dst, codec, symbols, blocks)
-	if err != nil {
-		return dst, fmt.Errorf("chunk: encode: %w", err)
-	}
+	dst = appendInner(dst, codec, symbols, text, blocks)
 	if n := len(dst) - at - 4; uint64(n) > 1<<32-1 {
-		return dst, fmt.Errorf("chunk: encode: %d bytes do not fit", n)
+		return dst, fmt.Errorf("%d bytes do not fit", n)
 	}
 	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
 	return dst, nil
@@ -123,23 +152,12 @@ func checkBlocks(m *Meta, codec Codec, blocks []Block) error {
 	return nil
 }
 
-func appendInner(dst []byte, codec Codec, symbols []string, blocks []Block) ([]byte, error) {
+func appendInner(dst []byte, codec Codec, symbols int, text []byte, blocks []Block) []byte {
 	inner := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, magic)
 	dst = append(dst, format, byte(codec))
-	dst = binary.AppendUvarint(dst, uint64(len(symbols)))
-	var text []byte
-	for _, s := range symbols {
-		text = binary.AppendUvarint(text, uint64(len(s)))
-		text = append(text, s...)
-	}
-	if len(text) > maxSymbols {
-		return dst, fmt.Errorf("%d bytes of symbols are too many", len(text))
-	}
-	dst, err := codec.Compress(dst, text)
-	if err != nil {
-		return dst, err
-	}
+	dst = binary.AppendUvarint(dst, uint64(symbols))
+	dst = append(dst, text...)
 	symbolsLen := len(dst) - inner - headSize
 	dst = appendCRC(dst, inner+headSize)
 	offsets := make([]int, len(blocks))
@@ -164,7 +182,7 @@ func appendInner(dst []byte, codec Codec, symbols []string, blocks []Block) ([]b
 	for _, v := range [4]int{symbolsLen, headSize, tableLen, table} {
 		dst = binary.BigEndian.AppendUint64(dst, uint64(v))
 	}
-	return dst, nil
+	return dst
 }
 
 func appendCRC(dst []byte, from int) []byte {

@@ -20,6 +20,7 @@ const (
 	encodingLogs  = 129
 	maxMetadata   = 64 << 20 // labels are at most 16 MiB, escaped at most sixfold
 	maxJSONDepth  = 16
+	maxMillis     = 1 << 53 // what a reader that uses floating point can tell apart
 	hexDigits     = "0123456789abcdef"
 	metaSeparator = '\n'
 )
@@ -161,20 +162,21 @@ func parseSeconds(s string) (int64, error) {
 			point = i
 			continue
 		}
-		if c < '0' || c > '9' || ms > (math.MaxInt64-9)/10 {
+		if c < '0' || c > '9' {
 			return parseFloatSeconds(s)
 		}
-		ms = ms*10 + int64(c-'0')
+		if ms = ms*10 + int64(c-'0'); ms > maxMillis {
+			return 0, strconv.ErrRange
+		}
 	}
 	decimals := 0
 	if point >= 0 {
 		decimals = len(digits) - point - 1
 	}
 	for ; decimals < 3; decimals++ {
-		if ms > math.MaxInt64/10 {
-			return parseFloatSeconds(s)
+		if ms *= 10; ms > maxMillis {
+			return 0, strconv.ErrRange
 		}
-		ms *= 10
 	}
 	if len(digits) == 0 {
 		return 0, strconv.ErrSyntax
@@ -190,7 +192,7 @@ func parseFloatSeconds(s string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if f = math.Round(f * 1000); math.Abs(f) >= 1<<63 {
+	if f = math.Round(f * 1000); math.IsNaN(f) || math.Abs(f) > maxMillis {
 		return 0, strconv.ErrRange
 	}
 	return int64(f), nil

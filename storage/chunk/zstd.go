@@ -41,6 +41,9 @@ var (
 )
 
 func compressZstd(dst, src []byte) []byte {
+	if len(src) == 0 {
+		return dst // as a stream would; EncodeAll writes an empty frame
+	}
 	e := zstdEncoders.Get().(*zstd.Encoder)
 	defer zstdEncoders.Put(e)
 	return e.EncodeAll(src, dst)
