@@ -1,0 +1,79 @@
+# make run   builds and starts loki-go with its data in ./data
+# make test  runs everything that needs only Go and gcc
+GO      ?= go
+ARGS    ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -X main.version=$(VERSION)
+
+.PHONY: all build plugin run test integration chaos lint bench fuzz proto docs tools clean
+
+all: build plugin
+
+build:
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/loki-go ./cmd/loki-go
+
+# The output plugin for Fluent Bit.
+plugin:
+	CGO_ENABLED=1 $(GO) build -buildmode=c-shared -o bin/out_loki-go.so ./plugins/fluentbit
+
+run: build
+	./bin/loki-go $(ARGS)
+
+test:
+	$(GO) vet ./...
+	$(GO) test -race -timeout 5m ./...
+
+# Stock Loki and logcli, which tests compare with. The first build takes
+# minutes and 5 GB of module and build cache.
+tools: bin/tools/loki bin/tools/logcli
+
+bin/tools/loki bin/tools/logcli &: tools/loki/go.mod tools/loki/go.sum
+	mkdir -p bin/tools
+	cd tools/loki && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/grafana/loki/v3/cmd/loki github.com/grafana/loki/v3/cmd/logcli
+	touch bin/tools/loki bin/tools/logcli
+
+# Tests against real servers and clients, and the long versions of the others.
+integration: tools build
+	LOKI_GO_TOOLS=$(CURDIR)/bin/tools $(GO) test -count=1 -timeout 15m -tags integration ./test/...
+
+# Kill the process 20 times under load, over and over until it fails or ROUNDS
+# are done.
+ROUNDS ?= 5
+chaos: build
+	$(GO) test -count=$(ROUNDS) -timeout 60m -tags integration -v -run 'Kill|PowerLoss|DiskFull' ./test/...
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	mkdir -p bin/tools
+	cd tools/lint && $(GO) build -o ../../bin/tools/ honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt
+	$(GO) vet ./...
+	bin/tools/staticcheck ./...
+	@unformatted=$$(bin/tools/gofumpt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofumpt would change: $$unformatted"; exit 1; fi
+
+# BENCH='-bytes=100000000 -only=100' makes it short.
+BENCH ?=
+bench: build
+	$(GO) build -o bin/bench ./internal/bench/cmd
+	./bin/bench -binary=bin/loki-go $(BENCH)
+
+# Every fuzz target for FUZZTIME.
+FUZZTIME ?= 1m
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+# Generated code; needs protoc and libprotobuf's .proto files.
+proto:
+	cd tools/proto && $(GO) build -o ../../bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH="$(CURDIR)/bin/tools:$$PATH" $(GO) generate ./proto/...
+
+# The reference of all settings, from their help texts.
+docs:
+	$(GO) test -count=1 -run TestReference ./cmd/loki-go -update
+
+clean:
+	rm -rf bin
