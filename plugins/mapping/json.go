@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -42,6 +43,7 @@ type Stream struct {
 	inArray bool
 	comma   bool // inArray: a value was read, a comma or the end must follow
 	lines   bool
+	bound   bool // lines: there was an error, no value may go beyond its line now
 	failed  bool
 	p       parser
 }
@@ -51,7 +53,7 @@ type Stream struct {
 // the stream goes on with the next line.
 func (s *Stream) Reset(src []byte, lines bool) {
 	s.src, s.at, s.lines = src, 0, lines
-	s.inArray, s.comma, s.failed = false, false, false
+	s.inArray, s.comma, s.bound, s.failed = false, false, false, false
 	if len(src) >= 3 && src[0] == 0xef && src[1] == 0xbb && src[2] == 0xbf {
 		s.at = 3
 	}
@@ -74,20 +76,26 @@ func (s *Stream) Next(rec *Record) error {
 		return io.EOF
 	}
 	start, err := s.start()
+	src := s.src
+	if s.bound && !s.inArray {
+		if n := bytes.IndexByte(src[start:], '\n'); n >= 0 {
+			src = src[:start+n]
+		}
+	}
 	if err == nil {
-		s.at, err = s.p.value(rec, s.src, start)
+		s.at, err = s.p.value(rec, src, start)
 	}
 	switch e := err.(type) {
 	case nil:
 		s.comma = s.inArray
 		return nil
 	case *ValueError:
-		next, ok := skipValue(s.src, start)
+		next, ok := skipValue(src, start)
 		if ok {
 			s.at, s.comma = next, s.inArray
 			return e
 		}
-		err = &SyntaxError{Offset: len(s.src), Msg: "unexpected end of input"}
+		err = unexpectedEnd(src)
 	}
 	if err == io.EOF {
 		return err
@@ -96,19 +104,18 @@ func (s *Stream) Next(rec *Record) error {
 	return err
 }
 
-// recover moves to the line behind a broken value, or ends the stream.
+// recover moves to the line behind the start of a broken value, or ends the
+// stream. What is behind that start is read a second time; that this happens
+// once only is what bound is for.
 func (s *Stream) recover(start int) {
 	if !s.lines || s.inArray {
 		s.failed = true
 		return
 	}
-	for i := start; i < len(s.src); i++ {
-		if s.src[i] == '\n' {
-			s.at = i + 1
-			return
-		}
+	s.bound, s.at = true, len(s.src)
+	if n := bytes.IndexByte(s.src[start:], '\n'); n >= 0 {
+		s.at = start + n + 1
 	}
-	s.at = len(s.src)
 }
 
 // start moves to the start of the next value. On an error it returns the

@@ -242,7 +242,7 @@ func TestMapIndependent(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	m := newMapper(t, config(func(c *Config) { c.LabelKeys = []string{"k1", "k2.k3"} }), Limits{Pairs: 20, Bytes: 400})
 	used := m.Acquire()
-	for range 20000 {
+	for range 5000 {
 		src := randomObject(rnd, 3)
 		rec := parse(t, src)
 		in := &Input{Job: "j", Tag: []byte("t")}
