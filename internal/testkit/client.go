@@ -35,6 +35,7 @@ type Client struct {
 	Base   string // http://127.0.0.1:3100
 	Tenant string
 	HTTP   *http.Client // http.DefaultClient if nil
+	Page   int          // limit of one query in QueryAll; 5000, the most that Loki allows, if 0
 }
 
 // Do sends a request and returns the body of a 2xx answer.
@@ -114,13 +115,14 @@ func (c *Client) Ready(ctx context.Context) error {
 	}
 }
 
-// page is the limit of one query; Loki's default allows no more.
-const page = 5000
-
 // QueryAll returns every entry that query selects in [from, to), oldest first
 // in each stream, by as many requests as it takes. Entries of one time beyond
 // the limit of one request cannot be reached and give an error.
 func (c *Client) QueryAll(ctx context.Context, query string, from, to int64) ([]Stream, error) {
+	page := c.Page
+	if page == 0 {
+		page = 5000
+	}
 	byLabels := map[string]int{}
 	var out []Stream
 	seen := map[string]bool{} // entries at the time where the last page ended

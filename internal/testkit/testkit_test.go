@@ -127,14 +127,15 @@ func (s *store) query(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestQueryAllReadsPageAfterPage(t *testing.T) {
+	const page = 100
 	s := newStore(t)
 	want := Stream{Labels: []Pair{{"a", "b"}}}
-	for i := range 2*page + 700 {
+	for i := range 2*page + 70 {
 		// Groups of equal times, also across the end of a page.
 		want.Entries = append(want.Entries, Entry{int64(i / 3), strconv.Itoa(i), []Pair{{"m", "v"}}})
 	}
 	s.put([]Stream{want})
-	c := &Client{Base: s.http.URL}
+	c := &Client{Base: s.http.URL, Page: page}
 	got, err := c.QueryAll(context.Background(), "{}", 0, 1e9)
 	if err != nil {
 		t.Fatal(err)
