@@ -36,7 +36,8 @@ var ErrDisconnected = errors.New("client did not send the whole body")
 type Options struct {
 	// MaxWire bounds the body as sent, MaxDecoded as decompressed; both in bytes.
 	MaxWire, MaxDecoded int64
-	// KeepSnappy leaves a body of Content-Encoding snappy as it is.
+	// KeepSnappy says that what the client calls its body is one snappy block in
+	// any case: with Content-Encoding snappy or none it is left as it is.
 	KeepSnappy bool
 	// Admit, if set, is asked before n more bytes of memory are used for the
 	// body. Its error is returned as it is.
@@ -63,9 +64,12 @@ func (o Options) Read(r *http.Request, dst []byte) ([]byte, error) {
 	w := &wire{r: r.Body, left: o.MaxWire, max: o.MaxWire}
 	g := grower{admit: o.Admit}
 	switch {
-	case enc == "" || enc == "snappy" && o.KeepSnappy:
+	case o.KeepSnappy && (enc == "" || enc == "snappy"):
 		g.hint = r.ContentLength
 		dst, err = g.readAll(dst, w, o.MaxWire, "request body")
+	case enc == "":
+		g.hint = r.ContentLength
+		dst, err = g.readAll(dst, w, min(o.MaxWire, o.MaxDecoded), "request body")
 	case enc == "snappy":
 		dst, err = readSnappy(&g, w, dst, o)
 	case enc == "zstd":

@@ -85,7 +85,8 @@ var replacement = []byte("\uFFFD")
 
 // normaliseMeta makes the pairs in m what Loki's reader needs: names
 // normalised, sorted and unique, no U+FFFD in values. Where they already are,
-// m itself is returned; else a rewritten copy is put behind Data.
+// or are more than MaxPairs, m itself is returned; else a rewritten copy is put
+// behind Data.
 func (b *Batch) normaliseMeta(m Span) (Span, error) {
 	normal, size, err := b.norm.check(b.Bytes(m))
 	if err != nil || normal {
@@ -115,12 +116,19 @@ type npair struct {
 func (n *normaliser) size() int            { return cap(n.names) + 72*cap(n.pairs) }
 func (n *normaliser) name(p *npair) []byte { return n.names[p.from:p.to] }
 
-// check reports whether the pairs in p are normal, and a bound for the size of
-// what rewrite makes of them.
+// MaxPairs is the number of pairs up to which metadata is normalised. An entry
+// with more keeps its pairs as they came, so that a hostile one costs no more
+// than its bytes; it is for validation to refuse it.
+const MaxPairs = 1 << 14
+
+// check reports whether the pairs in p are normal, or too many, and a bound for
+// the size of what rewrite makes of them.
 func (n *normaliser) check(p []byte) (normal bool, size int, err error) {
 	normal = true
+	count := 0
 	var prev []byte
 	for len(p) > 0 {
+		count++
 		name, value, n, ok := pair(p)
 		if !ok {
 			return false, 0, errTruncated
@@ -132,7 +140,7 @@ func (n *normaliser) check(p []byte) (normal bool, size int, err error) {
 		size += len(name) + len(value) + 40
 		prev, p = name, p[n:]
 	}
-	return normal, size, nil
+	return normal || count > MaxPairs, size, nil
 }
 
 // rewrite appends to dst the normal form of the pairs in p, which check has

@@ -384,9 +384,9 @@ func TestHostileShapes(t *testing.T) {
 	if err := b.SetBody(bytes.Repeat([]byte{0x0a, 2, 0x12, 0}, 1000), CodecNone, 0); err != nil || len(b.Entries) != 1000 {
 		t.Fatalf("1000 empty entries: %d, %v", len(b.Entries), err)
 	}
-	// 50,000 pairs with one name and different values: no quadratic work.
+	// Many pairs with one name and different values: no quadratic work.
 	var meta []tPair
-	for i := range 50_000 {
+	for i := range MaxPairs {
 		meta = append(meta, tPair{"", fmt.Sprint(i)})
 	}
 	if err := b.SetBody(encode([]tStream{{"{}", []tEntry{{1, "x", meta}}}}), CodecNone, 0); err != nil {
@@ -401,6 +401,15 @@ func TestHostileShapes(t *testing.T) {
 	}
 	if len(seen) != len(meta) {
 		t.Fatalf("%d pairs of %d", len(seen), len(meta))
+	}
+	// A million empty pairs cost nothing but their bytes.
+	pairs := bytes.Repeat([]byte{0x1a, 0}, n)
+	entry := append(binary.AppendUvarint([]byte{0x12}, uint64(len(pairs))), pairs...)
+	if err := b.SetBody(append(binary.AppendUvarint([]byte{0x0a}, uint64(len(entry))), entry...), CodecNone, 0); err != nil {
+		t.Fatal(err)
+	}
+	if int(b.Entries[0].Meta.Len) != len(pairs) || len(b.norm.pairs) > MaxPairs {
+		t.Fatalf("%d bytes of metadata for %d, scratch for %d pairs", b.Entries[0].Meta.Len, len(pairs), len(b.norm.pairs))
 	}
 }
 
