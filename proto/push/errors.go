@@ -33,6 +33,7 @@ const (
 	BodyTooLarge
 	NoTenant
 	InvalidTenant
+	NoStreams
 	RateLimited
 	StreamLimit
 	StreamRateLimit
@@ -66,6 +67,7 @@ var reasonNames = [numReasons]string{
 	BodyTooLarge:       "body_too_large",
 	NoTenant:           "no_tenant",
 	InvalidTenant:      "invalid_tenant",
+	NoStreams:          "no_streams",
 	RateLimited:        "rate_limited",
 	StreamLimit:        "stream_limit",
 	StreamRateLimit:    "per_stream_rate_limit",
@@ -104,6 +106,8 @@ func (r Reason) Status() int {
 		return 401
 	case BodyTooLarge:
 		return 413
+	case NoStreams:
+		return 422
 	case BlockedIngestion:
 		return 260
 	case RateLimited, StreamLimit, StreamRateLimit:
