@@ -114,7 +114,7 @@ func (b *builder) collectSymbols() {
 		n += 2 * len(b.series[i].Labels)
 	}
 	b.ids = make([]uint32, 0, n)
-	first := map[string]uint32{} // in order of first use
+	first := make(map[string]uint32, len(b.series)) // in order of first use
 	id := func(s string) uint32 {
 		i, ok := first[s]
 		if !ok {

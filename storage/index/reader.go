@@ -42,6 +42,9 @@ func NewReader(b []byte) (*Reader, error) {
 	if err := r.readTable(); err != nil {
 		return nil, err
 	}
+	if err := r.checkUnused(); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -84,6 +87,18 @@ func (r *Reader) readTOC() error {
 	}
 	r.info.From, r.info.Through = int64(r.toc[tocFrom]), int64(r.toc[tocThrough])
 	return nil
+}
+
+// checkUnused looks at tables that other readers use.
+func (r *Reader) checkUnused() error {
+	if _, err := r.section("label index table", r.toc[tocLabelTable]); err != nil {
+		return err
+	}
+	body, err := r.section("fingerprint table", r.toc[tocFingerprints])
+	if err == nil && r.toc[tocFingerprints]+uint64(len(body))+8 != uint64(len(r.b)-tocSize) {
+		err = corrupt("fingerprint table", int(r.toc[tocFingerprints]), errLength)
+	}
+	return err
 }
 
 // section returns the body of the framed section at off.
