@@ -1,0 +1,326 @@
+// Package forward receives log events by Fluentd's forward protocol, from
+// Fluentd, Fluent Bit, Docker, and the fluent-logger libraries.
+//
+// # Protocol
+//
+// A client sends MessagePack values one behind the other, with nothing between
+// them. nil is a sign of life and ignored; all else is a message, an array:
+//
+//	[tag, time, record, option]             Message
+//	[tag, [[time, record], ...], option]    Forward
+//	[tag, entries, option]                  PackedForward: entries in a str or bin,
+//	                                        compressed with gzip or zstd or not
+//
+// The option may be missing. Entries are in the forms that msgpack.Events
+// knows, with Fluent Bit's metadata and groups. If the option has a chunk, the
+// client waits for {"ack": chunk}, the value byte for byte as it came, in one
+// segment; acks are sent in the order of messages. Messages with a
+// fluent_signal that is not 0 have metrics or traces: they are acknowledged,
+// dropped and counted.
+//
+// A connection whose first byte is [ or { speaks JSON, with arrays of the first
+// two forms, and gets JSON for an ack.
+//
+// On the UDP port of the same number a datagram is answered with one null byte.
+//
+// # What happens to entries
+//
+// A message is read and checked whole, then mapped as package mapping says (the
+// label is job="forward") and pushed, in several batches if it is large. Then,
+// and only then, it is acknowledged.
+//
+//	entry that is none (no map, no time)  dropped, logged, counted; the rest is
+//	                                      stored and acknowledged
+//	entries refused for good              acknowledged, logged, counted: sent
+//	                                      again they would be refused again
+//	nothing is known to be stored         tried again for Config.Hold; then the
+//	                                      connection is closed without an ack, and
+//	                                      the client sends the chunk again. A
+//	                                      message without a chunk has no other
+//	                                      copy, it is tried again until shutdown
+//	message that is none                  the connection is closed, with a log
+//	                                      line that names the peer
+//
+// While a message waits to be stored, or for memory, its connection is not
+// read: TCP makes the client wait.
+//
+// Messages without a chunk that have arrived together are pushed together.
+//
+// A push has an id, so that a chunk which is sent again is known: a hash of the
+// chunk id, the tag and the size of the entries. The chunk id alone would not do.
+// Fluent Bit's is a hash of the content, so that equal records with two tags
+// have the same one.
+//
+// # Life cycle
+//
+// New, then Open (or Serve with listeners of one's own), then Close. A
+// connection has one goroutine; Close waits for all of them: it stops accepting,
+// reads what clients have sent already, acknowledges it, and closes what is left
+// after Config.DrainTimeout. An idle connection costs its goroutine and 4 KiB.
+// What a client announces costs nothing: buffers grow with what has arrived, and
+// what is larger than 16 KiB has to be admitted by the Sink.
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/proto/push"
+)
+
+// Sink takes what the receiver has read.
+type Sink interface {
+	// Admit asks for n bytes of memory for a message; they are given back by
+	// release. It may wait. An error that may pass by itself is waited out.
+	Admit(ctx context.Context, n int64) (release func(), err error)
+	// Push returns when the batch is durable, or *push.Rejected, *push.Error or
+	// another error: see docs/architecture.md. It does not keep the batch. After
+	// an error that may pass it is called with the same batch again.
+	Push(ctx context.Context, b *push.Batch) error
+}
+
+// Deps are what a Server works with. Sink and Mapper must be set.
+type Deps struct {
+	Sink    Sink
+	Mapper  *mapping.Mapper
+	Log     *slog.Logger          // nil: no logs
+	Metrics prometheus.Registerer // nil: no metrics
+	Now     func() time.Time      // nil: time.Now; stands in for times that events lack
+}
+
+// Server receives events. Its methods may be called concurrently.
+type Server struct {
+	d         Deps
+	cfg       Config
+	metrics   *metrics
+	logs      logs
+	buffers   buffers
+	workers   sync.Pool // *worker
+	overdraft chan struct{}
+
+	ctx    context.Context // ends when the server will not wait any longer
+	cancel context.CancelFunc
+	drain  chan struct{} // closed by Close
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	drainBy time.Time // set before drain is closed
+	open    []interface{ Close() error }
+	conns   map[*conn]struct{}
+	addr    net.Addr
+}
+
+// New returns a Server that does nothing yet. cfg must be valid.
+func New(d Deps, cfg Config) (*Server, error) {
+	if errs := cfg.Validate(); len(errs) > 0 {
+		return nil, fmt.Errorf("forward: %w", errors.Join(errs...))
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	m, err := newMetrics(d.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("forward: register metrics: %w", err)
+	}
+	s := &Server{
+		d: d, cfg: cfg, metrics: m,
+		overdraft: make(chan struct{}, 1),
+		drain:     make(chan struct{}),
+		conns:     map[*conn]struct{}{},
+	}
+	s.logs.log = d.Log
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.workers.New = func() any { return newWorker(d.Mapper.Acquire()) }
+	return s, nil
+}
+
+// Open listens at Config.Listen, TCP and UDP, and serves until Close. It does
+// nothing if Listen is empty.
+func (s *Server) Open() error {
+	if s.cfg.Listen == "" {
+		return nil
+	}
+	ln, pc, err := s.listen()
+	if err != nil {
+		return fmt.Errorf("forward: %w", err)
+	}
+	if pc != nil && !s.start(pc, func() { s.serveHeartbeats(pc) }) {
+		pc.Close()
+	}
+	if !s.start(ln, func() { s.accept(ln) }) {
+		ln.Close()
+		return errClosed
+	}
+	s.d.Log.Info("forward receiver listens", "addr", ln.Addr().String(), "heartbeat", pc != nil)
+	return nil
+}
+
+var errClosed = errors.New("forward: the server is closed")
+
+// listen opens both ports. Where the system chooses the port, it may choose one
+// whose twin is taken.
+func (s *Server) listen() (net.Listener, net.PacketConn, error) {
+	for try := 0; ; try++ {
+		ln, err := net.Listen("tcp", s.cfg.Listen)
+		if err != nil || !s.cfg.Heartbeat {
+			return ln, nil, err
+		}
+		pc, err := net.ListenPacket("udp", ln.Addr().String())
+		if err == nil {
+			return ln, pc, nil
+		}
+		ln.Close()
+		if _, port, perr := net.SplitHostPort(s.cfg.Listen); perr != nil || port != "0" || try == 16 {
+			return nil, nil, err
+		}
+	}
+}
+
+// Addr returns the address of the listener, or nil.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+// Serve accepts connections from ln until Close, which closes ln. It is what
+// Open does, for a listener that does more than TCP.
+func (s *Server) Serve(ln net.Listener) error {
+	done := make(chan struct{})
+	if !s.start(ln, func() { defer close(done); s.accept(ln) }) {
+		ln.Close()
+		return errClosed
+	}
+	<-done
+	return nil
+}
+
+// start runs f, which ends when c is closed, unless the server is closed.
+func (s *Server) start(c interface{ Close() error }, f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	if ln, ok := c.(net.Listener); ok {
+		s.addr = ln.Addr()
+	}
+	s.open = append(s.open, c)
+	s.wg.Go(f)
+	return true
+}
+
+// accept takes connections until ln is closed.
+func (s *Server) accept(ln net.Listener) {
+	const most = time.Second
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if s.draining() || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Too many open files, say; it passes.
+			s.logs.warn("accept forward connection", "err", err)
+			s.sleep(pause)
+			pause = min(2*pause, most)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		s.startConn(nc)
+	}
+}
+
+func (s *Server) startConn(nc net.Conn) {
+	c := newConn(s, nc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		nc.Close()
+		return
+	}
+	if len(s.conns) >= s.cfg.MaxConnections {
+		nc.Close()
+		s.metrics.closed.WithLabelValues("too_many").Inc()
+		s.logs.warn("forward connection refused: there are as many as allowed", "peer", c.peer, "limit", s.cfg.MaxConnections)
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.metrics.connections.Inc()
+	s.wg.Go(func() {
+		defer s.forget(c)
+		c.serve()
+	})
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.metrics.connections.Dec()
+}
+
+// draining reports whether Close has been called.
+func (s *Server) draining() bool {
+	select {
+	case <-s.drain:
+		return true
+	default:
+		return false
+	}
+}
+
+// sleep waits for d, or until the server will not wait any longer.
+func (s *Server) sleep(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+}
+
+// Close stops the server: see the package comment. It returns when nothing of
+// it runs any longer, also if another Close has begun that.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		s.drainBy = time.Now().Add(s.cfg.DrainTimeout)
+		close(s.drain)
+		for _, c := range s.open {
+			c.Close()
+		}
+		for c := range s.conns {
+			c.wake()
+		}
+	}
+	s.mu.Unlock()
+	stop := time.AfterFunc(time.Until(s.drainBy), s.abort)
+	defer stop.Stop()
+	s.wg.Wait()
+	s.cancel()
+	return nil
+}
+
+// abort ends all that still waits.
+func (s *Server) abort() {
+	s.cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.abort()
+	}
+}
