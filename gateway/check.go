@@ -1,0 +1,314 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"time"
+	"unicode/utf8"
+
+	"github.com/loki-go/loki-go/gateway/limits"
+	"github.com/loki-go/loki-go/proto/push"
+)
+
+// check validates one batch.
+type check struct {
+	g   *Gateway
+	tn  *tenantState
+	lim *limits.Limits
+	b   *push.Batch
+	now time.Time
+	rej push.Rejected
+
+	oldest, newest int64 // acceptable times
+	maxLine        uint32
+
+	accepted int     // entries
+	bytes    int     // lines and metadata of those
+	received int     // lines and metadata of all that could be measured
+	streams  []rated // with a stream rate: what to charge
+}
+
+// rated is the part of a push that one stream's rate is charged for.
+type rated struct {
+	stream int
+	info   *streamInfo
+	count  int
+	bytes  int
+}
+
+func (g *Gateway) newCheck(tn *tenantState, lim *limits.Limits, b *push.Batch, now time.Time) *check {
+	c := g.checks.Get().(*check)
+	*c = check{g: g, tn: tn, lim: lim, b: b, now: now, streams: c.streams[:0]}
+	// The extremes are what the decoder makes of times that cannot be said in
+	// nanoseconds; they are never acceptable.
+	c.oldest, c.newest = math.MinInt64+1, math.MaxInt64-1
+	t := now.UnixNano()
+	if lim.RejectOldSamples {
+		c.oldest = t - int64(lim.RejectOldSamplesMaxAge)
+	}
+	if grace := int64(lim.CreationGracePeriod); grace < c.newest-t {
+		c.newest = t + grace
+	}
+	c.maxLine = math.MaxUint32
+	if lim.MaxLineSize > 0 && lim.MaxLineSize < math.MaxUint32 {
+		c.maxLine = uint32(lim.MaxLineSize)
+	}
+	return c
+}
+
+// release gives c back; its rej must not be used afterwards.
+func (c *check) release() {
+	if cap(c.streams) > maxPooledStreams {
+		return
+	}
+	clear(c.streams)
+	*c = check{g: c.g, streams: c.streams[:0]}
+	c.g.checks.Put(c)
+}
+
+// maxPooledStreams bounds what a check may keep: 16,384 streams take 640 KiB.
+const maxPooledStreams = 1 << 14
+
+// run sets labels and tokens, and marks what breaks a rule.
+func (c *check) run() {
+	hits := 0
+	for i := range c.b.Streams {
+		s := &c.b.Streams[i]
+		if s.Reject != push.OK {
+			continue // refused before it came here, and counted there
+		}
+		info, hit := c.g.labels.lookup(c.tn, c.lim, c.b.Bytes(s.RawLabels))
+		if hit {
+			hits++
+		}
+		s.Labels, s.Token = info.labels, info.token
+		if info.reject != push.OK {
+			c.rejectStream(s, info)
+			continue
+		}
+		count, size := c.entries(s)
+		c.accepted += count
+		c.bytes += size
+		if c.lim.PerStreamRateLimit > 0 && count > 0 {
+			c.streams = append(c.streams, rated{i, info, count, size})
+		}
+	}
+	c.g.m.cacheHits.Add(float64(hits))
+	c.g.m.cacheMisses.Add(float64(len(c.b.Streams) - hits))
+}
+
+func (c *check) rejectStream(s *push.Stream, info *streamInfo) {
+	s.Reject = info.reject
+	size := 0
+	entries := c.b.StreamEntries(s)
+	for j := range entries {
+		size += entrySize(c.b, &entries[j])
+	}
+	c.received += size
+	c.rej.Add(info.reject, clip(info.raw), int(s.Count), size, func() string { return info.text })
+}
+
+// entrySize returns the bytes of an entry that count for rates.
+func entrySize(b *push.Batch, e *push.Entry) int {
+	n := int(e.Line.Len)
+	if e.Meta.Len > 0 {
+		for p := b.Pairs(e); p.Next(); {
+			n += len(p.Name) + len(p.Value)
+		}
+	}
+	return n
+}
+
+// group returns the group of a reason, or nil.
+func group(rej *push.Rejected, r push.Reason) *push.RejectGroup {
+	for i := range rej.Groups {
+		if rej.Groups[i].Reason == r {
+			return &rej.Groups[i]
+		}
+	}
+	return nil
+}
+
+// entries checks the entries of a stream. It returns how many are good, and
+// their bytes.
+func (c *check) entries(s *push.Stream) (count, size int) {
+	if c.lim.IncrementDuplicateTimestamp {
+		c.spread(s)
+	}
+	entries := c.b.StreamEntries(s)
+	for j := range entries {
+		e := &entries[j]
+		if e.Meta.Len == 0 && e.TS >= c.oldest && e.TS <= c.newest && e.Line.Len <= c.maxLine && e.Reject == push.OK {
+			count++
+			size += int(e.Line.Len)
+			continue
+		}
+		if n, ok := c.entry(s, e); ok {
+			count++
+			size += n
+		}
+	}
+	c.received += size
+	return count, size
+}
+
+// entry checks an entry that has metadata or breaks a rule. It returns its
+// size.
+func (c *check) entry(s *push.Stream, e *push.Entry) (size int, ok bool) {
+	if e.Reject != push.OK {
+		return 0, false // refused before it came here, and counted there
+	}
+	meta, pairs := 0, 0
+	for p := c.b.Pairs(e); p.Next(); pairs++ {
+		meta += len(p.Name) + len(p.Value)
+	}
+	if e.Line.Len > c.maxLine && c.lim.MaxLineSizeTruncate && e.TS >= c.oldest && e.TS <= c.newest {
+		c.truncate(e)
+	}
+	line := int(e.Line.Len)
+	size = line + meta
+	lim := c.lim
+	switch {
+	case e.TS < c.oldest:
+		c.reject(push.TooOld, s, e, size, func() string {
+			return fmt.Sprintf("entry for stream '%s' has timestamp too old: %v, oldest acceptable timestamp is: %v",
+				s.Labels, rfc3339(e.TS), rfc3339(c.oldest))
+		})
+		group(&c.rej, push.TooOld).OldestOK = c.oldest
+	case e.TS > c.newest:
+		c.reject(push.TooNew, s, e, size, func() string {
+			return fmt.Sprintf("entry for stream '%s' has timestamp too new: %v", s.Labels, rfc3339(e.TS))
+		})
+	case e.Line.Len > c.maxLine:
+		c.reject(push.LineTooLong, s, e, size, func() string {
+			return fmt.Sprintf("max entry size '%d' bytes exceeded for stream '%s' while adding an entry with length '%d' bytes",
+				c.maxLine, s.Labels, line)
+		})
+	case pairs == 0:
+		return size, true
+	case !lim.AllowStructuredMetadata:
+		c.reject(push.MetadataDisallowed, s, e, size, func() string {
+			return fmt.Sprintf("stream '%s' includes structured metadata, but this feature is disallowed. Please see `limits_config.allow_structured_metadata` or contact your Loki administrator to enable it.",
+				s.Labels)
+		})
+	case lim.MaxStructuredMetadataSize > 0 && meta > int(lim.MaxStructuredMetadataSize):
+		c.reject(push.MetadataTooLarge, s, e, size, func() string {
+			return fmt.Sprintf("stream '%s' has structured metadata too large: '%d' bytes, limit: '%d' bytes. Please see `limits_config.max_structured_metadata_size` or contact your Loki administrator to increase it.",
+				s.Labels, meta, int64(lim.MaxStructuredMetadataSize))
+		})
+	case lim.MaxStructuredMetadataEntriesCount > 0 && pairs > lim.MaxStructuredMetadataEntriesCount:
+		c.reject(push.MetadataTooMany, s, e, size, func() string {
+			return fmt.Sprintf("stream '%s' has too many structured metadata labels: '%d', limit: '%d'. Please see `limits_config.max_structured_metadata_entries_count` or contact your Loki administrator to increase it.",
+				s.Labels, pairs, lim.MaxStructuredMetadataEntriesCount)
+		})
+	default:
+		return size, true
+	}
+	return 0, false
+}
+
+func (c *check) reject(r push.Reason, s *push.Stream, e *push.Entry, size int, text func() string) {
+	e.Reject = r
+	c.received += size
+	c.rej.Add(r, s.Labels, 1, size, text)
+}
+
+func rfc3339(ts int64) string { return time.Unix(0, ts).UTC().Format(time.RFC3339) }
+
+// truncate cuts a line to what is allowed, not within a character.
+func (c *check) truncate(e *push.Entry) {
+	line := c.b.Bytes(e.Line)
+	n := int(c.maxLine)
+	for back := 0; back < utf8.UTFMax-1 && n > 0 && !utf8.RuneStart(line[n]); back++ {
+		n--
+	}
+	if !utf8.RuneStart(line[n]) {
+		n = int(c.maxLine) // no UTF-8
+	}
+	c.tn.metrics.truncated.Inc()
+	e.Line.Len = uint32(n)
+	c.b.Stale = true
+}
+
+// spread moves entries that have their predecessor's time, but another line,
+// behind it.
+func (c *check) spread(s *push.Stream) {
+	entries := c.b.StreamEntries(s)
+	if len(entries) == 0 {
+		return
+	}
+	was, is := entries[0].TS, entries[0].TS // the predecessor's time as sent and as moved
+	for j := 1; j < len(entries); j++ {
+		prev, e := &entries[j-1], &entries[j]
+		sent := e.TS
+		if e.TS >= was && e.TS <= is && is < math.MaxInt64-1 {
+			e.TS = is
+			if !bytes.Equal(c.b.Bytes(prev.Line), c.b.Bytes(e.Line)) {
+				e.TS++
+			}
+			c.b.Stale = c.b.Stale || e.TS != sent
+		}
+		was, is = sent, e.TS
+	}
+}
+
+// limit charges the tenant's rate and the streams'. An error refuses the whole
+// batch.
+func (c *check) limit() error {
+	now := c.now.UnixNano()
+	rate, burst := c.lim.Rate()
+	if rate > 0 {
+		if wait, ok := c.tn.bucket.take(now, float64(c.bytes), rate, burst); !ok {
+			e := push.Errorf(push.RateLimited,
+				"ingestion rate limit exceeded for user %s (limit: %d bytes/sec) while attempting to ingest '%d' lines totaling '%d' bytes, reduce log volume or contact your Loki administrator to see if the limit can be increased",
+				c.tn.name, int64(rate), c.accepted, c.bytes)
+			e.RetryAfter = wait
+			return e
+		}
+	}
+	before := c.bytes
+	for i := range c.streams {
+		c.limitStream(now, &c.streams[i])
+	}
+	if rate > 0 && c.bytes < before {
+		c.tn.bucket.give(float64(before - c.bytes))
+	}
+	return nil
+}
+
+func (c *check) limitStream(now int64, r *rated) {
+	rate, burst := float64(c.lim.PerStreamRateLimit), float64(c.lim.PerStreamRateLimitBurst)
+	if _, ok := r.info.bucket.take(now, float64(r.bytes), rate, burst); ok {
+		return
+	}
+	// Not the whole stream may be left: mark what is.
+	s := &c.b.Streams[r.stream]
+	entries := c.b.StreamEntries(s)
+	if r.count == len(entries) {
+		s.Reject = push.StreamRateLimit
+	} else {
+		for j := range entries {
+			if entries[j].Reject == push.OK {
+				entries[j].Reject = push.StreamRateLimit
+			}
+		}
+	}
+	c.accepted -= r.count
+	c.bytes -= r.bytes
+	c.rej.Add(push.StreamRateLimit, s.Labels, r.count, r.bytes, func() string {
+		return fmt.Sprintf("Per stream rate limit exceeded (limit: %s/sec) while attempting to ingest for stream '%s' totaling %s, consider splitting a stream via additional labels or contact your Loki administrator to see if the limit can be increased",
+			humanBytes(int64(c.lim.PerStreamRateLimit)), s.Labels, humanBytes(int64(r.bytes)))
+	})
+}
+
+// humanBytes writes a size as Loki does in this message: 3MB, 8238B.
+func humanBytes(n int64) string {
+	units := [...]string{"B", "KB", "MB", "GB", "TB"}
+	i := 0
+	for i+1 < len(units) && n != 0 && n%1024 == 0 {
+		n /= 1024
+		i++
+	}
+	return fmt.Sprintf("%d%s", n, units[i])
+}

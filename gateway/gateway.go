@@ -1,0 +1,254 @@
+// Package gateway is the distributor: it stands between receivers and
+// ingesters.
+//
+// A Gateway resolves the tenant of a batch, brings labels into their canonical
+// form, validates, limits, and hands what is left to the replicas that the ring
+// names. Good entries are stored even when others of the same batch are
+// refused; the answer, *push.Rejected, says which and why, in Loki's words.
+//
+// # Limits
+//
+// Rates count bytes of lines and of metadata names and values. A tenant's rate
+// is all or nothing for a push: what does not fit is refused with the time
+// after which it would. A push above the burst, which Loki never lets through,
+// passes when the whole burst is unused and leaves the bucket in debt, so that
+// the mean is kept. A stream's rate works likewise for all that a push has for
+// the stream. Rates are those of one gateway.
+//
+// # Replication
+//
+// One push goes to each replica set, with the entries of the streams that the
+// set holds. If that is all of the batch and the set is one instance, the batch
+// itself is handed over; else the bytes of its streams are copied, not encoded
+// again. An entry is stored when RF/2+1 replicas have it. Push returns then,
+// and the others finish in the background, within their deadline and within a
+// bound on the bytes that may be held that way. A replica that is not ACTIVE is
+// not asked; one that is unreachable, about to leave or without disk space is
+// replaced by the next on the ring. One that is overloaded is not: its load
+// would go on to the next.
+//
+// # Life cycle
+//
+// New starts nothing. Close refuses new pushes and waits for those under way,
+// those in the background included. All methods may be called concurrently.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/loki-go/loki-go/gateway/limits"
+	"github.com/loki-go/loki-go/gateway/tenant"
+	"github.com/loki-go/loki-go/internal/units"
+	"github.com/loki-go/loki-go/proto/push"
+	"github.com/loki-go/loki-go/ring"
+)
+
+// Config has the settings of a gateway.
+type Config struct {
+	AuthEnabled       bool `yaml:"-"` // false: everything belongs to the tenant "fake"
+	ReplicationFactor int  `yaml:"-"`
+
+	MaxInflight    units.Bytes   `yaml:"max-inflight" help:"memory for requests that are being read and stored; others wait, then get 503"`
+	AdmitWait      time.Duration `yaml:"admit-wait" help:"how long a request waits for that memory"`
+	ReplicaTimeout time.Duration `yaml:"replica-timeout" help:"how long a replica may take to store a push"`
+	MaxBackground  units.Bytes   `yaml:"max-background" help:"bytes that may still be on their way to slow replicas when their push is answered"`
+	LabelCache     units.Bytes   `yaml:"label-cache-size" help:"memory for label texts that were parsed and validated"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		ReplicationFactor: 1,
+		MaxInflight:       512 * units.MiB,
+		AdmitWait:         2 * time.Second,
+		ReplicaTimeout:    10 * time.Second,
+		MaxBackground:     128 * units.MiB,
+		LabelCache:        64 * units.MiB,
+	}
+}
+
+// MaxReplicationFactor leaves some of ring.MaxReplicas to turn to.
+const MaxReplicationFactor = 5
+
+// Validate returns everything that is wrong.
+func (c Config) Validate() []error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.ReplicationFactor >= 1 && c.ReplicationFactor <= MaxReplicationFactor,
+		"replication-factor: must be 1 to %d", MaxReplicationFactor)
+	check(c.MaxInflight >= units.MiB, "max-inflight: must be at least 1MB")
+	check(c.AdmitWait >= 0, "admit-wait: must not be negative")
+	check(c.ReplicaTimeout > 0, "replica-timeout: must be greater than 0")
+	check(c.MaxBackground >= 0, "max-background: must not be negative")
+	check(c.LabelCache >= units.MiB, "label-cache-size: must be at least 1MB")
+	return errs
+}
+
+// Replica stores batches; see docs/architecture.md for what Push means. The
+// streams of a batch have canonical labels and tokens. Entries and streams that
+// are already marked as refused are not for storing.
+type Replica interface {
+	Push(ctx context.Context, b *push.Batch) error
+}
+
+// Deps are what a Gateway works with.
+type Deps struct {
+	// Ring returns the present ring.
+	Ring interface{ Current() *ring.Ring }
+	// Dial returns the replica that an instance is. It is called for every push
+	// and must not block; an error counts as an unreachable replica.
+	Dial func(in ring.Instance) (Replica, error)
+	// Limits returns a tenant's limits. The same pointer must mean the same
+	// limits.
+	Limits interface {
+		For(tenant string) *limits.Limits
+	}
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil: no metrics
+	Now     func() time.Time      // nil: time.Now
+}
+
+// Gateway is the distributor.
+type Gateway struct {
+	d   Deps
+	cfg Config
+	m   *metrics
+
+	inflight   *semaphore.Weighted
+	background *semaphore.Weighted
+	tenants    *cache[string, *tenantState]
+	labels     *labelCache
+	checks     sync.Pool // *check
+	parts      sync.Pool // *part
+
+	mu      sync.RWMutex
+	closed  bool
+	running sync.WaitGroup // pushes and their goroutines; Add only under mu while open, or by one of them
+}
+
+// New returns a gateway that is ready.
+func New(d Deps, cfg Config) (*Gateway, error) {
+	if errs := cfg.Validate(); len(errs) > 0 {
+		return nil, fmt.Errorf("gateway: %w", errors.Join(errs...))
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{
+		d:          d,
+		cfg:        cfg,
+		inflight:   semaphore.NewWeighted(int64(cfg.MaxInflight)),
+		background: semaphore.NewWeighted(int64(cfg.MaxBackground)),
+		tenants:    newCache[string, *tenantState](maxTenants),
+		labels:     newLabelCache(int64(cfg.LabelCache)),
+	}
+	g.checks.New = func() any { return new(check) }
+	g.parts.New = func() any { return new(part) }
+	var err error
+	g.m, err = newMetrics(d.Metrics, g)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: register metrics: %w", err)
+	}
+	return g, nil
+}
+
+// Close refuses new pushes and waits for those under way. It returns an error
+// if ctx ends first.
+func (g *Gateway) Close(ctx context.Context) error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		g.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("gateway: pushes are still under way: %w", context.Cause(ctx))
+	}
+}
+
+func (g *Gateway) enter() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return false
+	}
+	g.running.Add(1)
+	return true
+}
+
+// Push stores what is acceptable of b. It sets b.Tenant, the streams' labels
+// and tokens, and the marks of what is refused. Errors are as
+// docs/architecture.md has them for every Push.
+func (g *Gateway) Push(ctx context.Context, b *push.Batch) error {
+	if !g.enter() {
+		return &push.Error{Reason: push.Leaving, Msg: "gateway: shutting down", RetryAfter: time.Second}
+	}
+	defer g.running.Done()
+	start := g.d.Now()
+	id, err := tenant.Resolve(g.cfg.AuthEnabled, b.Tenant)
+	if err != nil {
+		g.m.refuse(g.m.nobody, b, err)
+		g.m.duration("error", g.d.Now().Sub(start))
+		return err
+	}
+	b.Tenant = id
+	tn := g.tenant(id)
+	err = g.push(ctx, tn, b, start)
+	result := "ok"
+	if err != nil {
+		result = g.m.refuse(tn.metrics, b, err)
+	}
+	g.m.duration(result, g.d.Now().Sub(start))
+	return err
+}
+
+func (g *Gateway) push(ctx context.Context, tn *tenantState, b *push.Batch, now time.Time) error {
+	if len(b.Streams) == 0 {
+		return push.Errorf(push.NoStreams, "error at least one valid stream is required for ingestion")
+	}
+	lim := g.d.Limits.For(tn.name)
+	if until := lim.BlockIngestionUntil; now.Before(until.Time) {
+		return push.Errorf(push.BlockedIngestion, "ingestion blocked for user %s until '%s' with status code '%d'",
+			tn.name, until.Format(time.RFC3339), push.BlockedIngestion.Status())
+	}
+	c := g.newCheck(tn, lim, b, now)
+	defer c.release()
+	c.run()
+	tn.metrics.receiver(b.Receiver).add(len(b.Entries), c.received)
+	if c.accepted > 0 {
+		if err := c.limit(); err != nil {
+			return err
+		}
+	}
+	if c.accepted > 0 {
+		if err := g.send(ctx, b, c.bytes, &c.rej); err != nil {
+			return err
+		}
+	}
+	if c.rej.Entries > 0 {
+		c.rej.Total = len(b.Entries)
+		rej := c.rej
+		return &rej
+	}
+	return nil
+}
