@@ -1,125 +1,181 @@
 package vfs
 
-import "io/fs"
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
 
-// Op names an operation for the hook of Fault.
+// Op names an operation to a Hook.
 type Op string
 
-// Operations that a hook sees.
+// The operations. OpCreate is an OpenFile that may create, OpOpen any other;
+// OpRead and OpWrite are also ReadAt and WriteAt. Rename is asked about with
+// the old name.
 const (
-	OpOpen        Op = "open"   // of a file that exists
-	OpCreate      Op = "create" // open with O_CREATE
+	OpOpen        Op = "open"
+	OpCreate      Op = "create"
 	OpRename      Op = "rename"
 	OpRemove      Op = "remove"
+	OpMkdirAll    Op = "mkdirall"
+	OpReadDir     Op = "readdir"
+	OpStat        Op = "stat"
 	OpSyncDir     Op = "syncdir"
+	OpFree        Op = "free"
+	OpLock        Op = "lock"
 	OpRead        Op = "read"
 	OpWrite       Op = "write"
 	OpSync        Op = "sync"
 	OpDatasync    Op = "datasync"
 	OpTruncate    Op = "truncate"
 	OpPreallocate Op = "preallocate"
+	OpClose       Op = "close"
 )
 
-// ErrLie, returned by a hook for OpSync, OpDatasync or OpSyncDir, makes the
-// operation report success without doing anything.
-var ErrLie error = lie{}
+// Hook decides about an operation before it is done. nil lets it happen. An
+// error is returned in its place, but for two: Lie and what ShortWrite
+// returns. Hooks are called from any goroutine, before any lock is taken.
+type Hook func(op Op, path string) error
 
-type lie struct{}
+// Lie makes a Sync, Datasync, SyncDir or write report success and do nothing.
+// Other operations return it.
+var Lie = errors.New("vfs: pretend that it was done")
 
-func (lie) Error() string { return "vfs: lie" }
+// ShortWrite makes a write put down its first n bytes and return err. Other
+// operations fail with err.
+func ShortWrite(n int, err error) error { return &shortWrite{n, err} }
 
-// ShortWrite, returned by a hook for OpWrite, writes only the first N bytes and
-// then fails with Err.
-type ShortWrite struct {
-	N   int
-	Err error
+type shortWrite struct {
+	n   int
+	err error
 }
 
-func (e ShortWrite) Error() string { return e.Err.Error() }
-func (e ShortWrite) Unwrap() error { return e.Err }
+func (s *shortWrite) Error() string { return "vfs: short write: " + s.err.Error() }
+func (s *shortWrite) Unwrap() error { return s.err }
 
-// Fault wraps fsys. Before each operation hook is asked; an error that it
-// returns is the operation's outcome. The hook is called from many goroutines.
-func Fault(fsys FS, hook func(op Op, path string) error) FS { return &faultFS{fsys, hook} }
+// Fault wraps fsys such that hook is asked about every operation.
+func Fault(fsys FS, hook Hook) FS { return &faultFS{fsys, hook} }
 
 type faultFS struct {
-	FS
-	hook func(Op, string) error
+	fs   FS
+	hook Hook
 }
 
-func (f *faultFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	op := OpOpen
-	if flag&createFlag != 0 {
-		op = OpCreate
+// ask wraps what the hook returns as the operating system would.
+func (f *faultFS) ask(op Op, path string) error {
+	err := f.hook(op, path)
+	if err == nil || err == Lie {
+		return err
 	}
-	if err := f.hook(op, name); err != nil {
-		return nil, &fs.PathError{Op: string(op), Path: name, Err: err}
+	var short *shortWrite
+	if errors.As(err, &short) {
+		err = short.err
 	}
-	file, err := f.FS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return &faultFile{file, f.hook}, nil
-}
-
-func (f *faultFS) Rename(oldname, newname string) error {
-	if err := f.hook(OpRename, newname); err != nil {
-		return &fs.PathError{Op: "rename", Path: newname, Err: err}
-	}
-	return f.FS.Rename(oldname, newname)
-}
-
-func (f *faultFS) Remove(name string) error {
-	if err := f.hook(OpRemove, name); err != nil {
-		return &fs.PathError{Op: "remove", Path: name, Err: err}
-	}
-	return f.FS.Remove(name)
-}
-
-func (f *faultFS) SyncDir(dir string) error {
-	if err := f.hook(OpSyncDir, dir); err != nil {
-		return lieOr(err, OpSyncDir, dir)
-	}
-	return f.FS.SyncDir(dir)
-}
-
-func lieOr(err error, op Op, path string) error {
-	if err == ErrLie {
-		return nil
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return err
 	}
 	return &fs.PathError{Op: string(op), Path: path, Err: err}
 }
 
-type faultFile struct {
-	File
-	hook func(Op, string) error
+func (f *faultFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	op := OpOpen
+	if flag&os.O_CREATE != 0 {
+		op = OpCreate
+	}
+	if err := f.ask(op, name); err != nil {
+		return nil, err
+	}
+	file, err := f.fs.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &faultFile{File: file, fs: f, name: name}, nil
 }
 
-func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.hook(OpRead, f.Name()); err != nil {
-		return 0, &fs.PathError{Op: "read", Path: f.Name(), Err: err}
+func (f *faultFS) Rename(oldname, newname string) error {
+	if err := f.ask(OpRename, oldname); err != nil {
+		return err
 	}
-	return f.File.ReadAt(p, off)
+	return f.fs.Rename(oldname, newname)
+}
+
+func (f *faultFS) Remove(name string) error {
+	if err := f.ask(OpRemove, name); err != nil {
+		return err
+	}
+	return f.fs.Remove(name)
+}
+
+func (f *faultFS) MkdirAll(dir string, perm fs.FileMode) error {
+	if err := f.ask(OpMkdirAll, dir); err != nil {
+		return err
+	}
+	return f.fs.MkdirAll(dir, perm)
+}
+
+func (f *faultFS) ReadDir(dir string) ([]fs.DirEntry, error) {
+	if err := f.ask(OpReadDir, dir); err != nil {
+		return nil, err
+	}
+	return f.fs.ReadDir(dir)
+}
+
+func (f *faultFS) Stat(name string) (fs.FileInfo, error) {
+	if err := f.ask(OpStat, name); err != nil {
+		return nil, err
+	}
+	return f.fs.Stat(name)
+}
+
+func (f *faultFS) SyncDir(dir string) error {
+	return f.orLie(OpSyncDir, dir, func() error { return f.fs.SyncDir(dir) })
+}
+
+func (f *faultFS) Free(dir string) (free, total uint64, err error) {
+	if err := f.ask(OpFree, dir); err != nil {
+		return 0, 0, err
+	}
+	return f.fs.Free(dir)
+}
+
+func (f *faultFS) Lock(name string) (io.Closer, error) {
+	if err := f.ask(OpLock, name); err != nil {
+		return nil, err
+	}
+	return f.fs.Lock(name)
+}
+
+func (f *faultFS) orLie(op Op, path string, do func() error) error {
+	switch err := f.ask(op, path); err {
+	case nil:
+		return do()
+	case Lie:
+		return nil
+	default:
+		return err
+	}
+}
+
+type faultFile struct {
+	File
+	fs   *faultFS
+	name string // as given to OpenFile, which is what hooks know
 }
 
 func (f *faultFile) Read(p []byte) (int, error) {
-	if err := f.hook(OpRead, f.Name()); err != nil {
-		return 0, &fs.PathError{Op: "read", Path: f.Name(), Err: err}
+	if err := f.fs.ask(OpRead, f.name); err != nil {
+		return 0, err
 	}
 	return f.File.Read(p)
 }
 
-func (f *faultFile) write(p []byte, do func([]byte) (int, error)) (int, error) {
-	err := f.hook(OpWrite, f.Name())
-	if err == nil {
-		return do(p)
+func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.fs.ask(OpRead, f.name); err != nil {
+		return 0, err
 	}
-	n := 0
-	if s, ok := err.(ShortWrite); ok {
-		n, _ = do(p[:min(s.N, len(p))])
-		err = s.Err
-	}
-	return n, &fs.PathError{Op: "write", Path: f.Name(), Err: err}
+	return f.File.ReadAt(p, off)
 }
 
 func (f *faultFile) Write(p []byte) (int, error) { return f.write(p, f.File.Write) }
@@ -128,30 +184,56 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.write(p, func(p []byte) (int, error) { return f.File.WriteAt(p, off) })
 }
 
-func (f *faultFile) Sync() error {
-	if err := f.hook(OpSync, f.Name()); err != nil {
-		return lieOr(err, OpSync, f.Name())
+func (f *faultFile) write(p []byte, do func([]byte) (int, error)) (int, error) {
+	err := f.fs.hook(OpWrite, f.name)
+	var short *shortWrite
+	switch {
+	case err == nil:
+		return do(p)
+	case err == Lie:
+		return len(p), nil
+	case errors.As(err, &short):
+		n, werr := do(p[:max(0, min(short.n, len(p)))])
+		if werr != nil {
+			return n, werr
+		}
+		return n, &fs.PathError{Op: "write", Path: f.name, Err: short.err}
 	}
-	return f.File.Sync()
+	return 0, &fs.PathError{Op: "write", Path: f.name, Err: err}
 }
 
-func (f *faultFile) Datasync() error {
-	if err := f.hook(OpDatasync, f.Name()); err != nil {
-		return lieOr(err, OpDatasync, f.Name())
-	}
-	return f.File.Datasync()
-}
+func (f *faultFile) Sync() error { return f.fs.orLie(OpSync, f.name, f.File.Sync) }
+
+func (f *faultFile) Datasync() error { return f.fs.orLie(OpDatasync, f.name, f.File.Datasync) }
 
 func (f *faultFile) Truncate(size int64) error {
-	if err := f.hook(OpTruncate, f.Name()); err != nil {
-		return &fs.PathError{Op: "truncate", Path: f.Name(), Err: err}
+	if err := f.fs.ask(OpTruncate, f.name); err != nil {
+		return err
 	}
 	return f.File.Truncate(size)
 }
 
 func (f *faultFile) Preallocate(off, size int64) error {
-	if err := f.hook(OpPreallocate, f.Name()); err != nil {
-		return &fs.PathError{Op: "preallocate", Path: f.Name(), Err: err}
+	if err := f.fs.ask(OpPreallocate, f.name); err != nil {
+		return err
 	}
 	return f.File.Preallocate(off, size)
 }
+
+func (f *faultFile) Stat() (fs.FileInfo, error) {
+	if err := f.fs.ask(OpStat, f.name); err != nil {
+		return nil, err
+	}
+	return f.File.Stat()
+}
+
+// Close closes the file in any case, as the operating system does.
+func (f *faultFile) Close() error {
+	err := f.fs.ask(OpClose, f.name)
+	if cerr := f.File.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func (f *faultFile) Name() string { return f.name }

@@ -2,7 +2,6 @@ package vfs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,12 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OS is the machine's file system.
+// OS is the operating system's file system.
 var OS FS = osFS{}
 
 type osFS struct{}
-
-type osFile struct{ *os.File }
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	f, err := os.OpenFile(name, flag, perm)
@@ -26,29 +23,24 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	return osFile{f}, nil
 }
 
-func (osFS) Rename(oldname, newname string) error      { return os.Rename(oldname, newname) }
-func (osFS) Remove(name string) error                  { return os.Remove(name) }
-func (osFS) ReadDir(dir string) ([]fs.DirEntry, error) { return os.ReadDir(dir) }
-func (osFS) Stat(name string) (fs.FileInfo, error)     { return os.Stat(name) }
+func (osFS) Rename(oldname, newname string) error { return os.Rename(oldname, newname) }
 
-// MkdirAll syncs the parent of every directory that it makes.
+func (osFS) Remove(name string) error { return os.Remove(name) }
+
+// MkdirAll syncs the parent of every directory that it makes: os.MkdirAll
+// would leave an empty parent after a power loss.
 func (o osFS) MkdirAll(dir string, perm fs.FileMode) error {
-	dir = filepath.Clean(dir)
-	st, err := os.Stat(dir)
-	if err == nil {
-		if !st.IsDir() {
-			return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
-		}
+	switch info, err := os.Stat(dir); {
+	case err == nil && info.IsDir():
 		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	case err == nil:
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := o.MkdirAll(parent, perm); err != nil {
-			return err
-		}
+	parent := filepath.Dir(filepath.Clean(dir))
+	if err := o.MkdirAll(parent, perm); err != nil {
+		return err
 	}
 	if err := os.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -56,94 +48,98 @@ func (o osFS) MkdirAll(dir string, perm fs.FileMode) error {
 	return o.SyncDir(parent)
 }
 
+func (osFS) ReadDir(dir string) ([]fs.DirEntry, error) { return os.ReadDir(dir) }
+
+func (osFS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
 func (osFS) SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	// Some file systems do not sync directories and need not.
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	return nil
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (osFS) Free(dir string) (free, total uint64, err error) {
 	var st unix.Statfs_t
-	for {
-		err = unix.Statfs(dir, &st)
-		if !errors.Is(err, unix.ENOENT) {
-			break
-		}
-		parent := filepath.Dir(filepath.Clean(dir)) // not made yet: its volume is its parent's
-		if parent == dir {
-			break
-		}
-		dir = parent
-	}
-	if err != nil {
+	if err := retry(func() error { return unix.Statfs(dir, &st) }); err != nil {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), nil
+	block := uint64(st.Bsize)
+	return st.Bavail * block, st.Blocks * block, nil
 }
 
+// Lock uses flock: the kernel releases it however the process ends.
 func (osFS) Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = control(f, "lock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", name, ErrLocked)
+			err = &fs.PathError{Op: "lock", Path: name, Err: ErrLocked}
 		}
-		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
+		return nil, err
 	}
 	return f, nil
 }
 
-func (f osFile) Datasync() error {
-	for {
-		err := unix.Fdatasync(int(f.Fd()))
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
-		}
-	}
-}
+type osFile struct{ *os.File }
+
+func (f osFile) Datasync() error { return control(f.File, "fdatasync", unix.Fdatasync) }
 
 func (f osFile) Preallocate(off, size int64) error {
-	for {
-		err := unix.Fallocate(int(f.Fd()), 0, off, size)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-			return f.writeZeros(off, size)
-		}
-		return &fs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+	if off < 0 || size <= 0 {
+		return &fs.PathError{Op: "fallocate", Path: f.Name(), Err: unix.EINVAL}
 	}
+	err := control(f.File, "fallocate", func(fd int) error { return unix.Fallocate(fd, 0, off, size) })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return fillZeros(f, off+size)
+	}
+	return err
 }
 
-// writeZeros extends the file where the file system cannot reserve space. What
-// is there already stays.
-func (f osFile) writeZeros(off, size int64) error {
-	st, err := f.Stat()
+// fillZeros extends f to end with written zeros, which is all that a file
+// system without fallocate offers.
+func fillZeros(f File, end int64) error {
+	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	zeros := make([]byte, 64<<10)
-	for at := max(off, st.Size()); at < off+size; {
-		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), off+size-at)], at)
+	zeros := make([]byte, 256<<10)
+	for off := info.Size(); off < end; {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), end-off)], off)
 		if err != nil {
 			return err
 		}
-		at += int64(n)
+		off += int64(n)
 	}
 	return nil
+}
+
+// control calls fn with f's descriptor, which stays open meanwhile.
+func control(f *os.File, op string, fn func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := conn.Control(func(fd uintptr) { ferr = retry(func() error { return fn(int(fd)) }) }); err != nil {
+		return err
+	}
+	if ferr != nil {
+		return &fs.PathError{Op: op, Path: f.Name(), Err: ferr}
+	}
+	return nil
+}
+
+// retry repeats a system call that a signal interrupted.
+func retry(fn func() error) error {
+	for {
+		if err := fn(); err != unix.EINTR {
+			return err
+		}
+	}
 }
