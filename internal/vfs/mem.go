@@ -161,17 +161,18 @@ func (n *node) crash(keep func() bool) *node {
 	for i := range c.pages {
 		cur, dur := at(n.pages, i), at(n.durPages, i)
 		switch {
-		case cur == dur || cur == nil || !keep():
+		case cur == dur || !keep():
 			c.pages[i] = dur
-		case cur == zeroPage:
+		case cur == nil || cur == zeroPage:
 			c.pages[i] = cur
 		default:
 			p := *cur
 			c.pages[i] = &p
 		}
 	}
+	c.durPages = append([]*page(nil), c.pages...) // shared with n: zeroTail must copy
 	c.zeroTail()
-	c.durPages, c.durSize = append([]*page(nil), c.pages...), c.size
+	c.sync()
 	return c
 }
 
