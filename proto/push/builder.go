@@ -201,6 +201,16 @@ func (bl *Builder) EntryExact(stream int, ts int64, line []byte) {
 	s.bytes += size
 }
 
+// MapLabels replaces the label text of every stream by what f makes of it. Two
+// streams that get one text stay two. Only Finish or Reset may follow.
+func (bl *Builder) MapLabels(f func(labels string) string) {
+	for i := range bl.streams {
+		bl.streams[i].labels = f(bl.streams[i].labels)
+	}
+	clear(bl.byName)
+	bl.last = -1
+}
+
 // Finish lays the entries out by stream, compresses them into Body, and
 // returns the batch. The builder must be Reset before it is used again.
 func (bl *Builder) Finish() *Batch {

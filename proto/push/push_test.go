@@ -604,6 +604,26 @@ func TestBuilderReset(t *testing.T) {
 	}
 }
 
+func TestMapLabels(t *testing.T) {
+	bl := NewBuilder(Get())
+	for i := range 6 {
+		bl.EntryExact(bl.Stream(fmt.Appendf(nil, `{a="%d"}`, i%2)), int64(i), []byte("x"))
+	}
+	bl.MapLabels(strings.ToUpper)
+	b := bl.Finish()
+	want := []tStream{
+		{`{A="0"}`, []tEntry{{0, "x", nil}, {2, "x", nil}, {4, "x", nil}}},
+		{`{A="1"}`, []tEntry{{1, "x", nil}, {3, "x", nil}, {5, "x", nil}}},
+	}
+	if got := plain(b); !equal(got, want) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+	c := Get()
+	if err := c.SetBody(b.Body, b.Codec, 0); err != nil || !equal(plain(c), want) {
+		t.Fatalf("the body says something else: %v", err)
+	}
+}
+
 func TestRebuild(t *testing.T) {
 	in := sample(60, 4)
 	b := Get()
