@@ -92,13 +92,15 @@ func compareLabels(a, b labels.Labels) int {
 	return cmp.Compare(len(a), len(b))
 }
 
-func (b *builder) compare(x, y int32) int {
-	p, q := &b.series[x], &b.series[y]
-	if c := cmp.Compare(p.Fingerprint, q.Fingerprint); c != 0 {
+// CompareSeries orders series as a file does: by fingerprint, then by labels.
+func CompareSeries(a, b Series) int {
+	if c := cmp.Compare(a.Fingerprint, b.Fingerprint); c != 0 {
 		return c
 	}
-	return compareLabels(p.Labels, q.Labels)
+	return compareLabels(a.Labels, b.Labels)
 }
+
+func (b *builder) compare(x, y int32) int { return CompareSeries(b.series[x], b.series[y]) }
 
 func (b *builder) sort() {
 	b.order = make([]int32, len(b.series))
@@ -217,7 +219,7 @@ func (b *builder) writeSeries() error {
 			chunks = append(chunks, b.series[b.order[i]].Chunks...)
 			ids = ids[2*len(s.Labels):]
 		}
-		chunks = sortChunks(chunks)
+		chunks = SortChunks(chunks)
 		b.pad(align)
 		ref := b.offset() / align
 		if ref > math.MaxUint32 {
@@ -245,8 +247,9 @@ func compareChunks(a, b ChunkMeta) int {
 	return cmp.Or(cmp.Compare(a.MinTime, b.MinTime), cmp.Compare(a.MaxTime, b.MaxTime), cmp.Compare(a.Checksum, b.Checksum))
 }
 
-// sortChunks sorts c and drops repetitions.
-func sortChunks(c []ChunkMeta) []ChunkMeta {
+// SortChunks sorts c as a file does, by bounds and checksum, in place, and
+// drops repetitions.
+func SortChunks(c []ChunkMeta) []ChunkMeta {
 	if !slices.IsSortedFunc(c, compareChunks) {
 		slices.SortStableFunc(c, compareChunks)
 	}

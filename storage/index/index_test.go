@@ -79,15 +79,7 @@ func expect(series []Series, ms []*labels.Matcher, from, through int64) []Series
 			out = append(out, Series{s.Labels, s.Fingerprint, chunks})
 		}
 	}
-	slices.SortFunc(out, func(a, b Series) int {
-		if a.Fingerprint != b.Fingerprint {
-			if a.Fingerprint < b.Fingerprint {
-				return -1
-			}
-			return 1
-		}
-		return compareLabels(a.Labels, b.Labels)
-	})
+	slices.SortFunc(out, CompareSeries)
 	return out
 }
 
