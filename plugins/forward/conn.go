@@ -58,7 +58,8 @@ type conn struct {
 	sniff  bool       // the first byte is still to be looked at
 	worker *worker    // while there is something to do
 	ack    []byte
-	acked  bool // an ack has been asked for
+	asked  bool // an ack has been asked for
+	deaf   bool // the client has sent messages, and never asked for an ack
 
 	overdraft bool // see admit
 
@@ -186,8 +187,8 @@ func (c *conn) consume(size int) {
 	c.began = time.Now()
 }
 
-// fastBuffer is what a connection without a message gets whose client sends
-// faster than it is read: many small messages are then pushed together.
+// fastBuffer is what a connection gets, in steps, whose client sends faster
+// than it is read: many small messages are then pushed together.
 const (
 	fastBuffer = 256 << 10
 	fastWait   = 250 * time.Millisecond // for how long it may keep it in silence
@@ -215,18 +216,21 @@ func (c *conn) fill() error {
 // room makes room for a read.
 func (c *conn) room() error {
 	have := c.w - c.r
+	fast := smallBuffer
+	if c.filled {
+		fast = min(4*len(c.buf), fastBuffer)
+	}
 	if have == 0 {
-		size := smallBuffer
-		if c.filled {
-			size = fastBuffer
-		}
-		if len(c.buf) != size {
+		if size := max(fast, smallBuffer); len(c.buf) != size {
 			c.s.buffers.put(c.buf)
 			c.buf = nil
 			c.held.release()
 			return c.grow(size)
 		}
 		return nil
+	}
+	if fast > len(c.buf) {
+		return c.grow(fast)
 	}
 	if c.w < len(c.buf) {
 		return nil
@@ -319,7 +323,7 @@ func (c *conn) setDeadline() (draining bool) {
 // halfClose tells a client that does not wait for acks, and so never listens
 // for long, that it should send elsewhere.
 func (c *conn) halfClose() {
-	if w, ok := c.nc.(interface{ CloseWrite() error }); ok && !c.acked && !c.waiting {
+	if w, ok := c.nc.(interface{ CloseWrite() error }); ok && c.deaf && !c.waiting {
 		_ = w.CloseWrite()
 	}
 	c.waiting = true

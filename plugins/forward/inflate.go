@@ -95,17 +95,21 @@ func (c *conn) inflate(w *worker, body []byte, how compression) ([]byte, error) 
 		}
 	}
 	n := 0
+	var one [1]byte
 	for {
-		if n == len(w.plain) {
+		room := w.plain[n:]
+		if n >= limit {
+			room = one[:] // only to see whether there is more
+		} else if n == len(w.plain) {
 			grown, err := c.buffer(&w.held, 2*n)
 			if err != nil {
 				return nil, err
 			}
 			copy(grown, w.plain)
 			c.s.buffers.put(w.plain)
-			w.plain = grown
+			w.plain, room = grown, grown[n:]
 		}
-		k, err := src.Read(w.plain[n:])
+		k, err := src.Read(room)
 		if n += k; n > limit {
 			return nil, &closeError{reason: "too_large", err: fmt.Errorf("a message decompresses to more than %d bytes", limit)}
 		}

@@ -91,6 +91,7 @@ func (c *conn) handleJSON(p []byte) error {
 		return err
 	}
 	if chunk < 0 {
+		c.deaf = !c.asked
 		return c.finish(w, id)
 	}
 	if w.batch != nil {
@@ -98,7 +99,7 @@ func (c *conn) handleJSON(p []byte) error {
 			return err
 		}
 	}
-	c.acked = true
+	c.asked, c.deaf = true, false
 	c.ack = append(c.ack[:0], `{"ack":`...)
 	c.ack = mapping.AppendJSON(c.ack, &w.json.rec, chunk)
 	c.ack = append(c.ack, '}')

@@ -172,9 +172,10 @@ func signalName(n int64) string {
 // confirm sends the ack that m asks for, if any.
 func (c *conn) confirm(m *message) error {
 	if m.chunk == nil {
+		c.deaf = !c.asked
 		return nil
 	}
-	c.acked = true
+	c.asked, c.deaf = true, false
 	c.ack = append(c.ack[:0], 0x81, 0xa3, 'a', 'c', 'k')
 	c.ack = append(c.ack, m.chunk...)
 	return c.writeAck(c.ack)
