@@ -304,3 +304,6 @@ func FormatDuration(d time.Duration) string {
 	}
 	return s
 }
+
+// Has reports whether s is one of b's settings.
+func (b *Binding) Has(s *Setting) bool { return b.byName[s.Name] == s }

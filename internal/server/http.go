@@ -25,6 +25,18 @@ type HTTPConfig struct {
 	MaxHeaderBytes    int           `yaml:"http-max-header-bytes" help:"largest headers of a request"`
 }
 
+// DefaultHTTPConfig returns the defaults.
+func DefaultHTTPConfig() HTTPConfig {
+	return HTTPConfig{
+		Listen:            ":3100",
+		ReadHeaderTimeout: 10 * time.Second,
+		BodyTimeout:       30 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+}
+
 func (c HTTPConfig) validate() (errs []error) {
 	for name, d := range map[string]time.Duration{
 		"http-read-header-timeout": c.ReadHeaderTimeout, "http-body-timeout": c.BodyTimeout,

@@ -1,17 +1,467 @@
 // Package server wires the parts of loki-go together in one process and
-// serves them.
+// serves them: cmd/loki-go with what the user said, tests with a file layer
+// that fails.
+//
+// Open starts everything and returns while the WAL is still being replayed;
+// /ready says when pushes are accepted. Shutdown stops everything in the order
+// in which nothing is lost. A Server is safe for concurrent use.
 package server
 
-import "time"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// DefaultHTTPConfig returns the defaults.
-func DefaultHTTPConfig() HTTPConfig {
-	return HTTPConfig{
-		Listen:            ":3100",
-		ReadHeaderTimeout: 10 * time.Second,
-		BodyTimeout:       30 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/loki-go/loki-go/gateway"
+	"github.com/loki-go/loki-go/gateway/limits"
+	"github.com/loki-go/loki-go/gateway/tenant"
+	"github.com/loki-go/loki-go/ingester"
+	"github.com/loki-go/loki-go/internal/config"
+	"github.com/loki-go/loki-go/internal/vfs"
+	"github.com/loki-go/loki-go/plugins/forward"
+	"github.com/loki-go/loki-go/plugins/grpcpush"
+	"github.com/loki-go/loki-go/plugins/httpjson"
+	"github.com/loki-go/loki-go/plugins/lokipush"
+	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/query"
+	"github.com/loki-go/loki-go/ring"
+	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/objstore"
+)
+
+// Deps is what a Server needs from outside. All of it must be set but Getenv.
+type Deps struct {
+	FS       vfs.FS
+	Log      *slog.Logger
+	Level    *slog.LevelVar // of Log
+	Registry *prometheus.Registry
+	Getenv   config.Getenv // for files that are read later; nil: nothing is set
+	Version  string
+	Settings func() []byte // for /config
+}
+
+// Server is a running process. See Open.
+type Server struct {
+	cfg Config
+	d   Deps
+	log *slog.Logger
+
+	limits   *limits.Overrides
+	stored   *storage.Store
+	ingester *ingester.Ingester
+	gateway  *gateway.Gateway
+	members  *ring.Memory
+	ringMu   sync.Mutex
+	self     ring.Instance // State is under ringMu
+	forward  *forward.Server
+	http     *httpServer
+	grpc     *grpc.Server
+
+	httpListener net.Listener
+	grpcListener net.Listener
+
+	leaving  atomic.Bool
+	failed   chan error
+	asked    chan struct{} // closed when a client asks for the end
+	askOnce  sync.Once
+	flush    atomic.Bool   // store everything at the end
+	drained  chan struct{} // closed when the ingester has stopped
+	stopOnce sync.Once
+	stopErr  error
+
+	ctx    context.Context // ends when helpers shall stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	undo   []func() // what an Open that fails has to stop, from the end
+	closes []func() // what is closed last, in any case, from the end
+}
+
+// Open starts a process with cfg, which must be valid. Errors name the setting
+// at fault.
+func Open(cfg Config, d Deps) (*Server, error) {
+	s := &Server{
+		cfg: cfg, d: d, log: d.Log,
+		failed: make(chan error, 1), asked: make(chan struct{}), drained: make(chan struct{}),
+	}
+	s.flush.Store(cfg.Ingester.FlushOnShutdown)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.open(); err != nil {
+		s.cancel()
+		runFromEnd(s.undo)
+		runFromEnd(s.closes)
+		return nil, err
+	}
+	return s, nil
+}
+
+func runFromEnd(list []func()) {
+	for i := len(list) - 1; i >= 0; i-- {
+		list[i]()
+	}
+}
+
+func (s *Server) open() error {
+	for _, step := range []func() error{s.lock, s.listen, s.store, s.distribute, s.receive} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	s.serve()
+	s.log.Info("loki-go started", "version", s.d.Version, "data_dir", s.cfg.DataDir, "instance", s.self.ID)
+	return nil
+}
+
+// lock makes the data directory ours.
+func (s *Server) lock() error {
+	dir := s.cfg.DataDir
+	if err := s.d.FS.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("data-dir: %w", err)
+	}
+	lock, err := s.d.FS.Lock(filepath.Join(dir, "LOCK"))
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("data-dir: %s is in use by another process", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("data-dir: %w", err)
+	}
+	s.closes = append(s.closes, func() { lock.Close() })
+	return nil
+}
+
+// listen takes the ports first: that fails fast, and a client that comes
+// during the replay waits instead of being turned away.
+func (s *Server) listen() error {
+	for _, l := range []struct {
+		setting, addr string
+		to            *net.Listener
+	}{
+		{"server.http-listen", s.cfg.Server.Listen, &s.httpListener},
+		{"server.grpc-listen", s.cfg.Server.GRPCListen, &s.grpcListener},
+	} {
+		if l.addr == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.setting, err)
+		}
+		*l.to = ln
+		s.undo = append(s.undo, func() { ln.Close() })
+	}
+	if s.cfg.OTLP.GRPCListen != "" {
+		s.log.Info("otlp receiver is not part of this version, nothing listens there", "otlp.grpc-listen", s.cfg.OTLP.GRPCListen)
+	}
+	return nil
+}
+
+// store opens what keeps data: the bucket and the ingester, whose replay begins.
+func (s *Server) store() error {
+	bucket, err := objstore.OpenFilesystem(s.d.FS, s.cfg.objectsDir())
+	if err != nil {
+		return fmt.Errorf("data-dir: %w", err)
+	}
+	s.closes = append(s.closes, func() {
+		if err := bucket.Close(); err != nil {
+			s.log.Warn("close of the object store failed", "err", err)
+		}
+	})
+	s.stored = storage.New(bucket, s.cfg.Storage.Config, storage.Options{FileKeys: true, Registerer: s.d.Registry})
+	if s.limits, err = limits.New(s.cfg.Limits, s.d.Getenv, s.log); err != nil {
+		return fmt.Errorf("limits.overrides-file: %w", err)
+	}
+	s.ingester, err = ingester.Open(s.d.FS, s.cfg.DataDir, s.cfg.Ingester, ingester.Deps{
+		Store: s.stored, Limits: s.ingesterLimits, Log: s.log, Registerer: s.d.Registry,
+	})
+	if err != nil {
+		return fmt.Errorf("data-dir: %w", err)
+	}
+	s.undo = append(s.undo, func() { s.ingester.Shutdown(s.ctx, false) })
+	return nil
+}
+
+func (s *Server) ingesterLimits(id string) ingester.Limits {
+	l := s.limits.For(id)
+	return ingester.Limits{MaxStreams: l.MaxGlobalStreamsPerUser, Unordered: l.UnorderedWrites, Horizon: l.Horizon()}
+}
+
+func (s *Server) queryLimits(id string) query.Limits {
+	l := s.limits.For(id)
+	return query.Limits{MaxEntries: l.MaxEntriesLimitPerQuery, MaxQueryLength: l.MaxQueryLength, QueryTimeout: l.QueryTimeout}
+}
+
+// distribute makes the ring, of which this process is the only member, and
+// the gateway in front of it.
+func (s *Server) distribute() error {
+	s.self = ring.Instance{
+		ID: s.cfg.instanceID(), Addr: s.cfg.Ingester.Advertise, Zone: s.cfg.Ingester.Zone,
+		State: ring.Joining, Generation: time.Now().UnixNano(),
+	}
+	s.members = ring.NewMemory()
+	if err := s.members.Register(s.ctx, s.self); err != nil {
+		return err
+	}
+	cfg := s.cfg.Gateway
+	cfg.AuthEnabled, cfg.ReplicationFactor = s.cfg.Auth.Enabled, s.cfg.Ring.ReplicationFactor
+	var err error
+	s.gateway, err = gateway.New(gateway.Deps{
+		Ring: s.members, Dial: func(ring.Instance) (gateway.Replica, error) { return s.ingester, nil },
+		Limits: s.limits, Log: s.log, Metrics: s.d.Registry,
+	}, cfg)
+	return err
+}
+
+// receive makes everything that faces clients.
+func (s *Server) receive() error {
+	mux := http.NewServeMux()
+	s.ops().register(mux)
+	if err := s.receivers(mux); err != nil {
+		return err
+	}
+	engine, err := query.New(query.Deps{Memory: s.ingester, Store: s.stored, Limits: s.queryLimits, Metrics: s.d.Registry}, s.cfg.Query)
+	if err != nil {
+		return err
+	}
+	query.NewHandler(query.HandlerDeps{
+		Engine: engine, Log: s.log,
+		Tenant: func(r *http.Request) (string, error) {
+			return tenant.Resolve(s.cfg.Auth.Enabled, r.Header.Get(tenant.Header))
+		},
+		Build: query.BuildInfo{Version: s.d.Version, Revision: s.d.Version, GoVersion: runtime.Version()},
+	}).Register(mux)
+	s.http = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.log, s.d.Registry)
+	return nil
+}
+
+func (s *Server) receivers(mux *http.ServeMux) error {
+	mapper, err := mapping.New(s.cfg.Mapping, mapping.Limits{
+		Pairs: s.cfg.Limits.MaxStructuredMetadataEntriesCount, Bytes: int(s.cfg.Limits.MaxStructuredMetadataSize),
+	})
+	if err != nil {
+		return err
+	}
+	loki, err := lokipush.New(lokipush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.LokiPush)
+	if err != nil {
+		return err
+	}
+	loki.Register(mux)
+	events, err := httpjson.New(httpjson.Deps{Sink: s.gateway, Mapper: mapper, Log: s.log, Metrics: s.d.Registry}, s.cfg.JSON)
+	if err != nil {
+		return err
+	}
+	events.Register(mux)
+	if s.grpcListener != nil {
+		pushes, err := grpcpush.New(grpcpush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.GRPCPush)
+		if err != nil {
+			return err
+		}
+		s.grpc = grpc.NewServer(s.cfg.GRPCPush.ServerOptions()...)
+		pushes.Register(s.grpc)
+	}
+	if s.forward, err = forward.New(forward.Deps{Sink: s.gateway, Mapper: mapper, Log: s.log, Metrics: s.d.Registry}, s.cfg.Forward); err != nil {
+		return err
+	}
+	if err := s.forward.Open(); err != nil {
+		return fmt.Errorf("forward.listen: %w", err)
+	}
+	s.undo = append(s.undo, s.closeForward)
+	if s.cfg.Auth.Enabled && s.cfg.Forward.Listen != "" && s.cfg.Forward.Tenant == "" {
+		s.log.Warn("forward.tenant is not set: with auth.enabled all forward events will be refused")
+	}
+	return nil
+}
+
+// serve starts what answers clients, and the helpers.
+func (s *Server) serve() {
+	if s.httpListener != nil {
+		s.start(func() { s.fail("http", s.http.Serve(s.httpListener)) })
+	}
+	if s.grpc != nil {
+		s.start(func() { s.fail("grpc", s.grpc.Serve(s.grpcListener)) })
+	}
+	s.start(func() { s.limits.Run(s.ctx) })
+	s.start(s.join)
+}
+
+func (s *Server) start(f func()) { s.wg.Go(f) }
+
+func (s *Server) fail(what string, err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case s.failed <- fmt.Errorf("%s server: %w", what, err):
+	default:
+	}
+}
+
+// join enters the ring when the replay is done.
+func (s *Server) join() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for s.ingester.Ready() != nil {
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+	s.setState(ring.Active)
+	s.log.Info("ready", "state", s.ingester.State())
+}
+
+// setState tells the ring; LEAVING is final.
+func (s *Server) setState(state ring.State) {
+	s.ringMu.Lock()
+	defer s.ringMu.Unlock()
+	if s.self.State == ring.Leaving {
+		return
+	}
+	s.self.State = state
+	if err := s.members.Update(s.ctx, s.self); err != nil {
+		s.log.Error("ring was not told of a change", "state", state, "err", err)
+	}
+}
+
+func (s *Server) ringState() ring.State {
+	s.ringMu.Lock()
+	defer s.ringMu.Unlock()
+	return s.self.State
+}
+
+// Ready returns nil when pushes are accepted, else why not.
+func (s *Server) Ready() error {
+	if s.leaving.Load() {
+		return errors.New("leaving: the process is about to end")
+	}
+	if err := s.ingester.Ready(); err != nil {
+		return err
+	}
+	if st := s.ringState(); st != ring.Active {
+		return fmt.Errorf("instance is %s in the ring", st)
+	}
+	return nil
+}
+
+// HTTPAddr and ForwardAddr return where the process listens, or "".
+func (s *Server) HTTPAddr() string    { return listenerAddr(s.httpListener) }
+func (s *Server) GRPCAddr() string    { return listenerAddr(s.grpcListener) }
+func (s *Server) ForwardAddr() string { return addrText(s.forward.Addr()) }
+
+func listenerAddr(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+func addrText(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+func (s *Server) ops() *ops {
+	return &ops{
+		ready: s.Ready, services: s.services, config: s.d.Settings,
+		members: func() []ring.Instance { return s.members.Current().Instances() },
+		flush:   s.ingester.Flush, shutdown: s.requestShutdown,
+		level: s.d.Level, metrics: s.d.Registry, log: s.log,
+	}
+}
+
+func (s *Server) services() []service {
+	list := []service{{"ingester", s.ingester.State(), ""}, {"ring", s.ringState().String(), s.self.ID}}
+	for _, l := range []struct{ name, addr string }{{"http", s.HTTPAddr()}, {"grpc", s.GRPCAddr()}, {"forward", s.ForwardAddr()}} {
+		state := "running"
+		if l.addr == "" {
+			state = "off"
+		} else if s.leaving.Load() {
+			state = "stopping"
+		}
+		list = append(list, service{l.name, state, l.addr})
+	}
+	return list
+}
+
+// Failed yields an error after which the process cannot go on.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+// ShutdownRequested is closed when a client asked for the end of the process.
+func (s *Server) ShutdownRequested() <-chan struct{} { return s.asked }
+
+func (s *Server) requestShutdown(ctx context.Context, flush bool) error {
+	s.askOnce.Do(func() {
+		s.flush.Store(flush)
+		close(s.asked)
+	})
+	select {
+	case <-s.drained:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Shutdown ends the process: receivers read what was sent already and stop,
+// pushes in flight finish, the ingester stores what it has or leaves it in the
+// WAL, and the HTTP server goes last. It returns when all is closed; an error
+// says what was not stored, and is in the WAL.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopOnce.Do(func() { s.stopErr = s.shutdown(ctx) })
+	return s.stopErr
+}
+
+func (s *Server) shutdown(ctx context.Context) error {
+	begin := time.Now()
+	s.leaving.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Server.ShutdownTimeout)
+	defer cancel()
+
+	var receivers sync.WaitGroup
+	receivers.Go(func() { s.closeForward() })
+	if s.grpc != nil {
+		receivers.Go(func() { stopGRPC(ctx, s.grpc) })
+	}
+	receivers.Wait()
+
+	err := s.gateway.Close(ctx)
+	s.setState(ring.Leaving)
+	err = errors.Join(err, s.ingester.Shutdown(ctx, s.flush.Load()))
+	close(s.drained)
+
+	// Answers that are under way may take a moment, but not the time that the
+	// flush had.
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancelLast()
+	s.http.Shutdown(last)
+	s.cancel()
+	s.wg.Wait()
+	runFromEnd(s.closes)
+	s.log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))
+	return err
+}
+
+// stopGRPC waits for calls under way until ctx ends.
+func stopGRPC(ctx context.Context, g *grpc.Server) {
+	stop := context.AfterFunc(ctx, g.Stop)
+	defer stop()
+	g.GracefulStop()
+}
+
+func (s *Server) closeForward() {
+	if err := s.forward.Close(); err != nil {
+		s.log.Warn("close of the forward receiver failed", "err", err)
 	}
 }

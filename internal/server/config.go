@@ -1,0 +1,214 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/loki-go/loki-go/gateway"
+	"github.com/loki-go/loki-go/gateway/limits"
+	"github.com/loki-go/loki-go/ingester"
+	"github.com/loki-go/loki-go/plugins/forward"
+	"github.com/loki-go/loki-go/plugins/grpcpush"
+	"github.com/loki-go/loki-go/plugins/httpjson"
+	"github.com/loki-go/loki-go/plugins/lokipush"
+	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/query"
+	"github.com/loki-go/loki-go/storage"
+)
+
+// Config holds all settings of the process.
+type Config struct {
+	Target  string `yaml:"target" help:"parts to run: all, everything in one process; no other value is supported by this version"`
+	DataDir string `yaml:"data-dir" help:"directory of the WAL, the blocks, and the filesystem object store (in objects)"`
+
+	Log      LogConfig       `yaml:"log"`
+	Server   ServerConfig    `yaml:"server"`
+	Auth     AuthConfig      `yaml:"auth"`
+	LokiPush lokipush.Config `yaml:"loki-push"`
+	Forward  forward.Config  `yaml:"forward"`
+	JSON     httpjson.Config `yaml:"json"`
+	GRPCPush grpcpush.Config `yaml:"grpc-push"`
+	OTLP     OTLPConfig      `yaml:"otlp"`
+	Mapping  mapping.Config  `yaml:"mapping"`
+	Gateway  gateway.Config  `yaml:"gateway"`
+	Limits   limits.Config   `yaml:"limits"`
+	Ring     RingConfig      `yaml:"ring"`
+	Ingester ingester.Config `yaml:"ingester"`
+	Storage  StorageConfig   `yaml:"storage"`
+	Cache    CacheConfig     `yaml:"cache"`
+	Query    query.Config    `yaml:"query"`
+}
+
+// LogConfig says what is logged, and how.
+type LogConfig struct {
+	Level  string `yaml:"level" help:"lowest level that is logged: debug, info, warn, error; /log_level changes it while running"`
+	Format string `yaml:"format" help:"logfmt or json"`
+}
+
+// ServerConfig holds the settings of the HTTP and gRPC servers.
+type ServerConfig struct {
+	HTTPConfig      `yaml:",inline"`
+	GRPCListen      string        `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
+	ShutdownTimeout time.Duration `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
+}
+
+// AuthConfig says whether requests must name their tenant.
+type AuthConfig struct {
+	Enabled bool `yaml:"enabled" help:"true: every request names its tenant in X-Scope-OrgID; false: everything belongs to the tenant fake"`
+}
+
+// OTLPConfig is the place of the OTLP receiver.
+type OTLPConfig struct {
+	GRPCListen string `yaml:"grpc-listen" help:"address of the OTLP gRPC receiver; it is not part of this version, which listens to nothing here"`
+}
+
+// RingConfig says where the members of the ring meet.
+type RingConfig struct {
+	Store  string `yaml:"store" help:"memory or consul; this version supports memory, for a single process"`
+	Prefix string `yaml:"prefix" help:"prefix of the keys in Consul"`
+	Consul struct {
+		Address string `yaml:"address" help:"HOST:PORT of Consul"`
+	} `yaml:"consul"`
+	ReplicationFactor int `yaml:"replication-factor" help:"instances that keep each stream; a ring in memory has one"`
+}
+
+// StorageConfig says where chunks and indexes are stored.
+type StorageConfig struct {
+	Type string   `yaml:"type" help:"filesystem, s3, gcs or azure; this version supports filesystem, in data-dir/objects"`
+	S3   S3Config `yaml:"s3"`
+
+	storage.Config `yaml:",inline"`
+}
+
+// S3Config names a bucket.
+type S3Config struct {
+	Endpoint  string `yaml:"endpoint" help:"URL of the service; empty: AWS"`
+	Region    string `yaml:"region" help:"region of the bucket"`
+	Bucket    string `yaml:"bucket" help:"name of the bucket"`
+	AccessKey string `yaml:"access-key" help:"access key id; empty: what the environment provides"`
+	SecretKey string `yaml:"secret-key" secret:"true" help:"secret access key"`
+	PathStyle bool   `yaml:"path-style" help:"put the bucket in the path of URLs, not in the host name"`
+}
+
+// CacheConfig says where chunks are cached.
+type CacheConfig struct {
+	Type      string   `yaml:"type" help:"none, memcached or redis; this version supports none"`
+	Addresses []string `yaml:"addresses" help:"HOST:PORT of the cache servers"`
+}
+
+// DefaultConfig returns what runs without any setting: everything in one
+// process, with its data in ./data.
+func DefaultConfig() Config {
+	c := Config{
+		Target:   "all",
+		DataDir:  "./data",
+		Log:      LogConfig{Level: "info", Format: "logfmt"},
+		Server:   ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", ShutdownTimeout: 5 * time.Minute},
+		LokiPush: lokipush.DefaultConfig(),
+		Forward:  forward.DefaultConfig(),
+		JSON:     httpjson.DefaultConfig(),
+		GRPCPush: grpcpush.DefaultConfig(),
+		OTLP:     OTLPConfig{GRPCListen: ":4317"},
+		Mapping:  mapping.DefaultConfig(),
+		Gateway:  gateway.DefaultConfig(),
+		Limits:   limits.DefaultConfig(),
+		Ring:     RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
+		Ingester: ingester.DefaultConfig(),
+		Storage:  StorageConfig{Type: "filesystem", S3: S3Config{Region: "us-east-1"}, Config: storage.DefaultConfig()},
+		Cache:    CacheConfig{Type: "none"},
+		Query:    query.DefaultConfig(),
+	}
+	c.Ring.Consul.Address = "127.0.0.1:8500"
+	return c
+}
+
+// Validate returns every problem of c.
+func (c Config) Validate() []error {
+	errs := c.unsupported()
+	if c.DataDir == "" {
+		errs = append(errs, fmt.Errorf("data-dir: must not be empty"))
+	}
+	if _, err := c.Log.level(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Log.Format != "logfmt" && c.Log.Format != "json" {
+		errs = append(errs, fmt.Errorf("log.format: %q is neither logfmt nor json", c.Log.Format))
+	}
+	if c.Server.ShutdownTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("server.shutdown-timeout: must be above 0"))
+	}
+	for _, s := range []struct {
+		name string
+		errs []error
+	}{
+		{"server", c.Server.HTTPConfig.validate()},
+		{"loki-push", c.LokiPush.Validate()},
+		{"forward", c.Forward.Validate()},
+		{"json", c.JSON.Validate()},
+		{"grpc-push", c.GRPCPush.Validate()},
+		{"mapping", c.Mapping.Validate()},
+		{"gateway", c.Gateway.Validate()},
+		{"limits", c.Limits.Validate()},
+		{"ingester", c.Ingester.Validate()},
+		{"storage", c.Storage.Validate()},
+		{"query", c.Query.Validate()},
+	} {
+		for _, err := range s.errs {
+			if !strings.HasPrefix(err.Error(), s.name+".") {
+				err = fmt.Errorf("%s.%w", s.name, err)
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// unsupported finds settings that are part of the contract but not of this
+// version. They are refused, not ignored.
+func (c Config) unsupported() (errs []error) {
+	f := func(setting, got, have string, known ...string) {
+		if got == have {
+			return
+		}
+		for _, k := range known {
+			if got == k {
+				errs = append(errs, fmt.Errorf("%s: %q is not part of this version, which has %q", setting, got, have))
+				return
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s: %q is not %s or %s", setting, got, have, strings.Join(known, " or ")))
+	}
+	f("target", c.Target, "all", "gateway", "ingester", "querier", "compactor")
+	f("storage.type", c.Storage.Type, "filesystem", "s3", "gcs", "azure")
+	f("ring.store", c.Ring.Store, "memory", "consul")
+	f("cache.type", c.Cache.Type, "none", "memcached", "redis")
+	if c.Ring.ReplicationFactor != 1 {
+		errs = append(errs, fmt.Errorf("ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor))
+	}
+	return errs
+}
+
+func (c LogConfig) level() (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.Level)); err != nil {
+		return l, fmt.Errorf("log.level: %q is not debug, info, warn or error", c.Level)
+	}
+	return l, nil
+}
+
+// instanceID is the name of this instance in the ring.
+func (c Config) instanceID() string {
+	if c.Ingester.ID != "" {
+		return c.Ingester.ID
+	}
+	if name, err := os.Hostname(); err == nil {
+		return name
+	}
+	return "loki-go"
+}
+
+func (c Config) objectsDir() string { return filepath.Join(c.DataDir, "objects") }

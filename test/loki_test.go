@@ -1,0 +1,322 @@
+//go:build integration
+
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/loki-go/loki-go/internal/testkit"
+	"github.com/loki-go/loki-go/internal/testkit/loglines"
+)
+
+// tool returns the path of a program that `make tools` builds.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	dir := os.Getenv("LOKI_GO_TOOLS")
+	if dir == "" {
+		t.Fatal("LOKI_GO_TOOLS does not name the directory of loki and logcli: use make integration")
+	}
+	return filepath.Join(dir, name)
+}
+
+var lokiConfig = template.Must(template.New("").Parse(`
+auth_enabled: true
+target: querier,query-frontend,query-scheduler
+analytics: {reporting_enabled: false}
+server: {http_listen_address: 127.0.0.1, http_listen_port: {{.HTTP}}, grpc_listen_address: 127.0.0.1, grpc_listen_port: {{.GRPC}}, log_level: warn}
+common:
+  instance_addr: 127.0.0.1
+  compactor_grpc_address: 127.0.0.1:1
+  path_prefix: {{.Dir}}
+  replication_factor: 1
+  ring: {instance_addr: 127.0.0.1, kvstore: {store: inmemory}}
+storage_config:
+  use_thanos_objstore: true
+  object_store:
+    filesystem: {dir: {{.Objects}}}
+  tsdb_shipper:
+    cache_location: {{.Dir}}/tsdb-cache
+    active_index_directory: {{.Dir}}/tsdb-active
+    resync_interval: 5s
+schema_config:
+  configs:
+    - {from: 2020-01-01, store: tsdb, object_store: filesystem, schema: v13, index: {prefix: index_, period: 24h}}
+querier: {query_store_only: true}
+limits_config: {max_query_length: 0, volume_enabled: true}
+`))
+
+// startLoki starts the read path of stock Loki on a bucket and returns its URL.
+func startLoki(t *testing.T, objects string) string {
+	t.Helper()
+	dir := t.TempDir()
+	http := testkit.FreePort(t)
+	var conf bytes.Buffer
+	if err := lokiConfig.Execute(&conf, map[string]any{"HTTP": http, "GRPC": testkit.FreePort(t), "Dir": dir, "Objects": objects}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "loki.yaml")
+	if err := os.WriteFile(file, conf.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(tool(t, "loki"), "-config.file="+file)
+	cmd.Dir = dir
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("loki printed:\n%s", log.String())
+		}
+	})
+	url := "http://127.0.0.1:" + strconv.Itoa(http)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := (&testkit.Client{Base: url}).Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+// corpus makes streams for one codec and tenant: programs of different kinds,
+// metadata on some lines, late entries, odd bytes.
+func corpus(codec, tenant string, start int64) []testkit.Stream {
+	var out []testkit.Stream
+	gen := loglines.New(uint64(len(codec) + 100*len(tenant)))
+	for app := range 6 {
+		s := testkit.Stream{Labels: []testkit.Pair{
+			{Name: "app", Value: loglines.AppName(app)}, {Name: "codec", Value: codec},
+			{Name: "odd", Value: "quote \" and \\ and ünï"}, {Name: "service_name", Value: "svc"},
+		}}
+		for i := range 700 {
+			ts := start + int64(i)*1e9 + int64(app)
+			if i%50 == 49 {
+				ts -= 20e9 // late
+			}
+			e := testkit.Entry{TS: ts, Line: string(gen.AppendLine(nil, app, ts))}
+			switch {
+			case i%97 == 0:
+				e.Line = ""
+			case i%97 == 1:
+				e.Line = "tabs\tand\nnewlines and \"quotes\" ünïcödé"
+			}
+			if i%3 == 0 {
+				e.Meta = []testkit.Pair{{Name: "pod", Value: fmt.Sprintf("pod-%d", i%7)}, {Name: "trace_id", Value: fmt.Sprintf("%032x", i)}}
+			}
+			s.Entries = append(s.Entries, e)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// flat is every entry of streams as text, sorted.
+func flat(streams []testkit.Stream) []string {
+	var out []string
+	for _, s := range streams {
+		for _, e := range s.Entries {
+			out = append(out, fmt.Sprintf("%s %d %q %v", testkit.LabelText(s.Labels), e.TS, e.Line, e.Meta))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func compare(t *testing.T, what string, got, want []testkit.Stream) {
+	t.Helper()
+	a, b := flat(got), flat(want)
+	if slices.Equal(a, b) {
+		return
+	}
+	t.Errorf("%s: %d entries, want %d", what, len(a), len(b))
+	shown := 0
+	for i := 0; i < len(a) && i < len(b) && shown < 3; i++ {
+		if a[i] != b[i] {
+			t.Errorf("got  %s\nwant %s", a[i], b[i])
+			shown++
+		}
+	}
+}
+
+// TestStockLokiReadsWhatWeWrote: every line, time, label and piece of metadata
+// of two tenants and five codecs, in chunks of many blocks.
+func TestStockLokiReadsWhatWeWrote(t *testing.T) {
+	dir := t.TempDir()
+	ctx := context.Background()
+	start := time.Now().Add(-time.Hour).Truncate(time.Second).UnixNano()
+	end := time.Now().Add(time.Hour).UnixNano()
+	codecs := []string{"none", "gzip", "lz4", "snappy", "zstd"}
+	tenants := []string{"team-a", "team-b"}
+	for _, codec := range codecs {
+		s := testkit.NewServer(t, dir, "-auth.enabled=true", "-ingester.chunk-encoding="+codec,
+			"-ingester.chunk-block-size=16KB", "-ingester.chunk-target-size=64KB")
+		s.Start()
+		s.WaitReady()
+		for _, tenant := range tenants {
+			streams := corpus(codec, tenant, start)
+			if err := s.Client(tenant).Push(ctx, streams); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Client("").Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, tenant := range tenants {
+			got, err := s.Client(tenant).QueryAll(ctx, `{codec="`+codec+`"}`, start-30e9, end)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, "loki-go: "+tenant+", "+codec, got, corpus(codec, tenant, start))
+		}
+		if err := s.Stop(30 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := startLoki(t, filepath.Join(dir, "objects"))
+	for _, tenant := range tenants {
+		for _, codec := range codecs {
+			c := &testkit.Client{Base: url, Tenant: tenant}
+			got, err := c.QueryAll(ctx, `{codec="`+codec+`"}`, start-30e9, end)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", tenant, codec, err)
+			}
+			compare(t, "loki: "+tenant+", "+codec, got, corpus(codec, tenant, start))
+		}
+	}
+}
+
+// logcli runs Loki's command line client against a server.
+func logcli(t *testing.T, s *testkit.Server, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(tool(t, "logcli"), args...)
+	cmd.Env = append(os.Environ(), "LOKI_ADDR=http://"+s.HTTP, "LOKI_ORG_ID=team-a")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("logcli %v: %v\n%s", args, err, stderr.String())
+	}
+	return string(out)
+}
+
+// TestLogcliReadsFromUs: Loki's own client sees labels, series and every line,
+// from memory and from the store.
+func TestLogcliReadsFromUs(t *testing.T) {
+	s := testkit.NewServer(t, t.TempDir(), "-auth.enabled=true")
+	s.Start()
+	s.WaitReady()
+	ctx := context.Background()
+	start := time.Now().Add(-time.Hour).Truncate(time.Second).UnixNano()
+	streams := corpus("zstd", "team-a", start)
+	if err := s.Client("team-a").Push(ctx, streams); err != nil {
+		t.Fatal(err)
+	}
+	from, to := time.Unix(0, start).Add(-time.Minute).UTC().Format(time.RFC3339), time.Now().Add(time.Minute).UTC().Format(time.RFC3339)
+	check := func(when string) {
+		t.Helper()
+		if got := strings.Fields(logcli(t, s, "labels", "--quiet", "--from="+from, "--to="+to)); !slices.Equal(got, []string{"app", "codec", "odd", "service_name"}) {
+			t.Errorf("%s: labels %q", when, got)
+		}
+		if got := strings.Fields(logcli(t, s, "labels", "app", "--quiet", "--from="+from, "--to="+to)); len(got) != 6 {
+			t.Errorf("%s: values of app %q", when, got)
+		}
+		if got := strings.Count(logcli(t, s, "series", "--quiet", "--from="+from, "--to="+to, `{codec="zstd"}`), "\n"); got != 6 {
+			t.Errorf("%s: %d series", when, got)
+		}
+		for _, s2 := range streams {
+			query := fmt.Sprintf(`{app=%q}`, s2.Labels[0].Value)
+			out := logcli(t, s, "query", "--quiet", "--limit=0", "--batch=300", "--forward", "--output=jsonl", "--from="+from, "--to="+to, query)
+			compare(t, when+": "+query, parseJSONL(t, out), []testkit.Stream{{Entries: withoutMeta(s2.Entries)}})
+		}
+		want := 0
+		for _, s2 := range streams {
+			for _, e := range s2.Entries {
+				if strings.Contains(e.Line, "ünï") {
+					want++
+				}
+			}
+		}
+		out := logcli(t, s, "query", "--quiet", "--limit=4000", "--output=jsonl", "--from="+from, "--to="+to, `{codec="zstd"} |= "ünï" != "nothing"`)
+		if got := strings.Count(out, "\n"); got != want || want == 0 {
+			t.Errorf("%s: filter finds %d lines, want %d", when, got, want)
+		}
+	}
+	check("from memory")
+	if err := s.Client("").Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	check("after a flush")
+	s.Kill()
+	s.Start()
+	s.WaitReady()
+	check("after a kill")
+}
+
+func withoutMeta(entries []testkit.Entry) []testkit.Entry {
+	out := slices.Clone(entries)
+	for i := range out {
+		out[i].Meta = nil
+	}
+	return out
+}
+
+func parseJSONL(t *testing.T, text string) []testkit.Stream {
+	t.Helper()
+	var s testkit.Stream
+	for line := range strings.Lines(text) {
+		var v struct {
+			Line      string
+			Timestamp time.Time
+		}
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatalf("logcli printed %q: %v", line, err)
+		}
+		s.Entries = append(s.Entries, testkit.Entry{TS: v.Timestamp.UnixNano(), Line: v.Line})
+	}
+	return []testkit.Stream{s}
+}
+
+// TestExamples runs the examples that need nothing but curl and logcli.
+func TestExamples(t *testing.T) {
+	s := testkit.NewServer(t, t.TempDir())
+	s.Start()
+	s.WaitReady()
+	run := func(script string) string {
+		t.Helper()
+		cmd := exec.Command("sh", filepath.Join("..", "examples", script))
+		cmd.Env = append(os.Environ(), "LOKI_URL=http://"+s.HTTP, "PATH="+os.Getenv("LOKI_GO_TOOLS")+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return string(out)
+	}
+	if got := run("curl/send.sh"); got != "push: 204\njson: 204\nlogstash: 204\n" {
+		t.Errorf("send printed %q", got)
+	}
+	for _, script := range []string{"curl/read.sh", "logcli/read.sh"} {
+		got := run(script)
+		for _, want := range []string{"hello from curl", "hello from an event", "hello from logstash", "0af7651916cd43dd"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s does not print %q:\n%s", script, want, got)
+			}
+		}
+	}
+}
