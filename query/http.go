@@ -118,17 +118,27 @@ func (h *Handler) prepare(r *http.Request, tenant bool, w http.ResponseWriter, s
 	return serve(c)
 }
 
+// jsonError is the one kind of bad request that Loki answers in JSON.
+type jsonError struct{ body []byte }
+
+func (e *jsonError) Error() string { return string(e.body) }
+
 const statusClientClosed = 499 // as Loki has it from nginx
 
 // fail answers with a status and a line of text.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err error) int {
 	code, text := http.StatusInternalServerError, err.Error()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	var (
+		inv *jsonError
 		bad *RequestError
 		pe  *push.Error
 		lq  *logql.ParseError
 	)
 	switch {
+	case errors.As(err, &inv):
+		code = http.StatusBadRequest
+		w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	case errors.As(err, &bad), errors.As(err, &lq):
 		code = http.StatusBadRequest
 	case errors.As(err, &pe):
@@ -144,7 +154,6 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 	default:
 		h.deps.Log.Error("query failed", "route", route, "path", r.URL.Path, "err", err)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, text)
@@ -197,6 +206,9 @@ func (h *Handler) query(c *call, j *jsonWriter) error {
 	if _, err := parseLimit(c.Form.Get("limit")); err != nil {
 		return err
 	}
+	if _, err := parseDirection(c.Form.Get("direction")); err != nil {
+		return err
+	}
 	expr, err := logql.Parse(c.Form.Get("query"))
 	if err != nil {
 		return err
@@ -219,15 +231,24 @@ func (h *Handler) labelSets(c *call, selectors []string) ([]labels.Labels, error
 	for _, s := range selectors {
 		ms, err := logql.ParseSelector(s)
 		if err != nil {
-			return nil, err
+			return nil, badRequest("%v", err)
 		}
 		groups = append(groups, ms)
 	}
 	return h.deps.Engine.LabelSets(c.Context(), c.tenant, groups, start, addTime(end, 1)) // the end is included here
 }
 
+// labelQuery returns the streams that the label endpoints look at.
+func (h *Handler) labelQuery(c *call) ([]labels.Labels, error) {
+	q := c.Form.Get("query")
+	if q == "" {
+		return h.labelSets(c, nil)
+	}
+	return h.labelSets(c, []string{q})
+}
+
 func (h *Handler) labels(c *call, j *jsonWriter) error {
-	sets, err := h.labelSets(c, c.Form["query"])
+	sets, err := h.labelQuery(c)
 	if err != nil {
 		return err
 	}
@@ -242,7 +263,7 @@ func (h *Handler) labels(c *call, j *jsonWriter) error {
 }
 
 func (h *Handler) labelValues(c *call, j *jsonWriter) error {
-	sets, err := h.labelSets(c, c.Form["query"])
+	sets, err := h.labelQuery(c)
 	if err != nil {
 		return err
 	}
@@ -265,12 +286,9 @@ func sorted(set map[string]struct{}) []string {
 	return out
 }
 
+// series answers with all streams if there is no selector.
 func (h *Handler) series(c *call, j *jsonWriter) error {
-	selectors := slices.Concat(c.Form["match[]"], c.Form["match"])
-	if len(selectors) == 0 {
-		return badRequest("0 matcher groups supplied")
-	}
-	sets, err := h.labelSets(c, selectors)
+	sets, err := h.labelSets(c, slices.Concat(c.Form["match[]"], c.Form["match"]))
 	if err != nil {
 		return err
 	}
@@ -281,7 +299,8 @@ func (h *Handler) series(c *call, j *jsonWriter) error {
 func (h *Handler) formatQuery(c *call, j *jsonWriter) error {
 	expr, err := logql.Parse(c.Form.Get("query"))
 	if err != nil {
-		return err
+		b := append([]byte(nil), `{"status":"invalid-query","error":`...)
+		return &jsonError{append(appendJSON(b, err.Error(), false), "}\n"...)}
 	}
 	j.raw(`{"status":"success","data":`)
 	j.buf = appendJSON(j.buf, expr.Pretty(), false)

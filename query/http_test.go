@@ -95,7 +95,7 @@ func testData() (memory, store *fake) {
 		add(`{app="web", __stream_shard__="3"}`, newBlock(at(-15, "shard\t\x01\xff\u2028é", "app=other,app_extracted=third")))
 	store = new(fake).
 		add(`{app="web", host="h1"}`, newBlock(at(-40, "zero", "level=warn"), at(-20, "one", ""))).
-		add(`{app="db"}`, newBlock(at(-30, "select", "host=h1")))
+		add(`{app="db"}`, newBlock(at(-30, "select", "host=h1,none=")))
 	return memory, store
 }
 
@@ -139,9 +139,9 @@ func TestQueryRange(t *testing.T) {
 	f(`query={app="db"}&start=1699999999999999971`, "", `"streams","result":[]`)
 	f(`query={app="db"}&end=1699999999999999970`, "", `"streams","result":[]`)
 	f(`query={app="db"}&since=1m&step=5&interval=2s`, "", `"streams","result":[{"stream":{"app":"db","host":"h1"},"values":[["1699999999999999970","select"]]}]`)
-	f(`query={app="web",host="h1"}&interval=15ns`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
+	f(`query={app="web",host="h1"}&interval=0.000000015`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
 		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}],["1699999999999999960","zero",{"structuredMetadata":{"level":"warn"}}]]}]`)
-	f(`query=vector(1)+vector(1)&start=1700000000&end=1700000002.5&step=1`, "", `"matrix","result":[{"metric":{},"values":[[1700000000,"2"],[1700000001,"2"],[1700000002,"2"]]}]`)
+	f(`query=vector(1)+vector(1)&start=1700000000&end=1700000002.5&step=1`, "", `"matrix","result":[{"metric":{},"values":[[1700000000,"2"],[1700000001,"2"],[1700000002,"2"],[1700000003,"2"]]}]`)
 }
 
 // TestSameShownLabels has streams that differ only in whether a name is a
@@ -200,23 +200,25 @@ func TestErrors(t *testing.T) {
 	f("query_range?query="+ok+"&limit=x", 400, `strconv.Atoi: parsing "x": invalid syntax`)
 	f("query_range?query="+ok+"&direction=up", 400, "invalid direction 'up'")
 	f("query_range?query="+ok+"&start=2&end=1", 400, "end timestamp must not be before or equal to start time")
-	f("query_range?query="+ok+"&start=yesterday", 400, `could not parse 'start' parameter: cannot parse "yesterday" to a valid timestamp`)
-	f("query_range?query="+ok+"&end=99999999999999999999", 400, `could not parse 'end' parameter: cannot parse "99999999999999999999" to a valid timestamp`)
-	f("query_range?query="+ok+"&end=1e300", 400, `could not parse 'end' parameter: timestamp "1e300" is out of range`)
+	f("query_range?query="+ok+"&start=yesterday", 400, `could not parse 'start' parameter: strconv.ParseInt: parsing "yesterday": invalid syntax`)
+	f("query_range?query="+ok+"&end=99999999999999999999", 400, `could not parse 'end' parameter: strconv.ParseInt: parsing "99999999999999999999": value out of range`)
+	f("query_range?query="+ok+"&end=1.0e300", 400, `could not parse 'end' parameter: timestamp "1.0e300" is out of range`)
+	f("query_range?query="+ok+"&since=-1h", 400, `could not parse 'since' parameter: not a valid duration string: "-1h"`)
 	f("query_range?query="+ok+"&since=x", 400, `could not parse 'since' parameter: not a valid duration string: "x"`)
 	f("query_range?query="+ok+"&step=0", 400, "zero or negative query resolution step widths are not accepted. Try a positive integer")
 	f("query_range?query="+ok+"&step=x", 400, `cannot parse "x" to a valid duration`)
 	f("query_range?query="+ok+"&step=0.001", 400, "exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step parameter")
 	f("query_range?query="+ok+"&interval=-1", 400, "interval must be >= 0")
 	f("query_range?query="+ok+"&since=800h", 400, "the query time range exceeds the limit (query length: 800h0m0s, limit: 30d1h)")
-	f("labels?since=800h", 400, "the query time range exceeds the limit (query length: 800h0m0.000000001s, limit: 30d1h)")
+	f("labels?since=800h", 400, "the query time range exceeds the limit (query length: 800h0m0s, limit: 30d1h)")
 	f("query?query="+ok, 400, "log queries are not supported as an instant query type, please change your query to a range query type")
-	f("query?query=1&time=x", 400, `cannot parse "x" to a valid timestamp`)
-	f("series", 400, "0 matcher groups supplied")
+	f("query?query=1&time=x", 400, `strconv.ParseInt: parsing "x": invalid syntax`)
+	f("query?query=1&direction=x", 400, "invalid direction 'x'")
+	f("series?match[]=", 400, "parse error : syntax error: unexpected $end")
+	f("series?match[]="+q(`{a="b"} |= "x"`), 400, "only label matchers are supported")
 	f("series?match[]="+q(`{a=""}`), 400, `parse error : queries require at least one regexp or equality matcher that does not have an `+
 		`empty-compatible value. For instance, app=~".*" does not meet this requirement, but app=~".+" will`)
 	f("labels?query="+q(`{a=`), 400, "parse error at line 1, col 4: syntax error: unexpected $end, expecting STRING")
-	f("format_query?query=x", 400, "parse error at line 1, col 1: syntax error: unexpected IDENTIFIER")
 	f("labels?%zz", 400, `cannot read the form: invalid URL escape "%zz"`)
 }
 
@@ -271,10 +273,34 @@ func TestLabelsAndSeries(t *testing.T) {
 	f(`label/nope/values`, `{"status":"success"}`)
 	f(`series?match[]={}`, `{"status":"success","data":[{"app":"db"},{"app":"web","host":"h1"},{"app":"web"}]}`)
 	f(`series?match[]={app="db"}&match[]={host="h1"}&match[]={app=~"d.*"}`, `{"status":"success","data":[{"app":"db"},{"app":"web","host":"h1"}]}`)
+	f(`series`, `{"status":"success","data":[{"app":"db"},{"app":"web","host":"h1"},{"app":"web"}]}`)
+	f(`labels?query=`, `{"status":"success","data":["app","host"]}`)
 	f(`series?match={app="x"}`, `{"status":"success","data":[]}`)
 	// The end of the range is included.
 	f(`series?match[]={}&start=1699999999999999000&end=1699999999999999960`, `{"status":"success","data":[{"app":"web","host":"h1"}]}`)
 	f(`format_query?query={a="b"}|="x"`, `{"status":"success","data":"{a=\"b\"} |= \"x\""}`)
+}
+
+func TestFormatQueryError(t *testing.T) {
+	mux, _ := newMux(t, nil, nil)
+	w := get(mux, "/loki/api/v1/format_query?query="+url.QueryEscape(`{a="\d"}`))
+	want := `{"status":"invalid-query","error":"parse error at line 1, col 4: invalid char escape"}` + "\n"
+	if w.Code != 400 || w.Body.String() != want || w.Header().Get("Content-Type") != "application/json; charset=UTF-8" {
+		t.Fatalf("got %d %s %s", w.Code, w.Body, w.Header())
+	}
+}
+
+func TestAlign(t *testing.T) {
+	f := func(start, end, step, wantStart, wantEnd int64) {
+		t.Helper()
+		if s, e := align(start, end, step); s != wantStart || e != wantEnd {
+			t.Fatalf("got %d, %d", s, e)
+		}
+	}
+	f(5, 11, 5, 5, 15)
+	f(-7, -1, 5, -10, 0)
+	f(10, 10, 5, 10, 10)
+	f(-1<<63, 1<<63-1, 1<<62+1, -1<<63, 1<<63-1)
 }
 
 func TestBuildInfo(t *testing.T) {
@@ -388,9 +414,10 @@ func TestParseTime(t *testing.T) {
 	f("1700000000.25", 1700000000250000000)
 	f("1700000000.123", 1700000000123000000)
 	f("1.7e9", 1700000000e9)
+	f("-0.5", -5e8)
 	f("2023-11-14T22:13:20Z", 1700000000e9)
 	f("2023-11-14T23:13:20.000000001+01:00", 1700000000000000001)
-	for _, bad := range []string{"x", "1,5", "2023-11-14", "0001-01-01T00:00:00Z", "1e30", "NaN."} {
+	for _, bad := range []string{"x", "1,5", "2023-11-14", "0001-01-01T00:00:00Z", "1e30", "1.0e30", "1e9"} {
 		if v, err := parseTime(bad, 0); err == nil {
 			t.Fatalf("%s: no error, got %d", bad, v)
 		}

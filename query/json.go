@@ -3,6 +3,7 @@ package query
 import (
 	"encoding/binary"
 	"io"
+	"math"
 	"slices"
 	"sort"
 	"strconv"
@@ -151,19 +152,21 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 
 // metadata writes the third element of a categorised value.
 func (j *jsonWriter) metadata(ls labels.Labels, p Pairs) {
-	if len(p) == 0 {
+	meta := shownMetadata(ls, p)
+	if len(meta) == 0 {
 		j.raw(`,{}`)
 		return
 	}
 	j.raw(`,{"structuredMetadata":`)
-	j.labels(shownMetadata(ls, p))
+	j.labels(meta)
 	j.raw(`}`)
 }
 
 // extracted is the suffix of a metadata name that a label has already.
 const extracted = "_extracted"
 
-// shownMetadata returns p under the names that it is shown by beside ls.
+// shownMetadata returns p under the names that it is shown by beside ls. Like
+// labels, metadata without a value is not shown.
 func shownMetadata(ls labels.Labels, p Pairs) labels.Labels {
 	var out labels.Labels
 	taken := func(name string) bool {
@@ -174,6 +177,9 @@ func shownMetadata(ls labels.Labels, p Pairs) labels.Labels {
 		n, v, ok := p.Next()
 		if !ok {
 			return out
+		}
+		if len(v) == 0 {
+			continue
 		}
 		name := string(n)
 		for taken(name) {
@@ -231,10 +237,12 @@ func (j *jsonWriter) constant(v float64, vector bool, ts int64) {
 	j.raw("}}\n")
 }
 
-// matrix writes a value that is the same at every step of a range.
+// matrix writes a value that is the same at every step of a range, whose ends
+// move outward to multiples of the step, as in Loki.
 func (j *jsonWriter) matrix(v float64, start, end, step int64) {
+	start, end = align(start, end, step)
 	j.raw(`{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[`)
-	steps := int64((uint64(end) - uint64(start)) / uint64(step)) // at most maxPoints
+	steps := int64((uint64(end) - uint64(start)) / uint64(step)) // at most maxPoints and a few
 	for i := range steps + 1 {
 		if i > 0 {
 			j.raw(",")
@@ -245,6 +253,17 @@ func (j *jsonWriter) matrix(v float64, start, end, step int64) {
 	j.raw(`]}],"stats":`)
 	j.stats(&Stats{})
 	j.raw("}}\n")
+}
+
+func align(start, end, step int64) (int64, int64) {
+	floorMod := func(n int64) int64 { return (n%step + step) % step }
+	if s := start - floorMod(start); s <= start {
+		start = s
+	}
+	if m := floorMod(end); m > 0 && end <= math.MaxInt64-step {
+		end += step - m
+	}
+	return start, end
 }
 
 // sample writes a time in seconds, to the millisecond, and a value.

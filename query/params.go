@@ -23,24 +23,24 @@ func parseTime(s string, def int64) (int64, error) {
 	if s == "" {
 		return def, nil
 	}
-	if strings.ContainsAny(s, ".eE") {
+	if strings.Contains(s, ".") {
 		if f, err := strconv.ParseFloat(s, 64); err == nil {
 			sec, frac := math.Modf(f)
 			// Finer than a microsecond, seconds as a float are noise.
 			return unixNano(sec, math.Round(frac*1e6)*1e3, s)
 		}
 	}
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err == nil {
 		if len(s) <= 10 {
 			return unixNano(float64(n), 0, s)
 		}
 		return n, nil
 	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return 0, fmt.Errorf("cannot parse %q to a valid timestamp", s)
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return unixNano(float64(t.Unix()), float64(t.Nanosecond()), s)
 	}
-	return unixNano(float64(t.Unix()), float64(t.Nanosecond()), s)
+	return 0, err
 }
 
 func unixNano(sec, nano float64, s string) (int64, error) {

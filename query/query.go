@@ -14,8 +14,10 @@
 // # Order
 //
 // Entries come out by time; at equal times by stream (its label text), then by
-// age: what the store has before what memory has, block by block. Backward is
-// the same from the end. A limit takes the first entries of that order.
+// age: what the store has before what memory has, block by block. An entry that
+// is there more than once has the place of its first copy. Backward is the same
+// from the end. A limit takes the first entries of that order (if it cuts
+// through entries of one time, it may count an entry by another of its copies).
 //
 // # How a query runs
 //
@@ -270,7 +272,7 @@ func checkLength(lim Limits, from, through int64) error {
 		return nil
 	}
 	return badRequest("the query time range exceeds the limit (query length: %s, limit: %s)",
-		time.Duration(min(length, math.MaxInt64)), logql.FormatDuration(lim.MaxQueryLength))
+		time.Duration(min(length, math.MaxInt64)).Truncate(time.Millisecond), logql.FormatDuration(lim.MaxQueryLength))
 }
 
 // plan is what is to be read.

@@ -55,12 +55,18 @@ func newBlock(es ...entry) *testBlock {
 	number := map[string]uint32{}
 	for _, e := range es {
 		var syms []uint32
-		for _, kv := range strings.FieldsFunc(e.meta, func(r rune) bool { return r == ',' || r == '=' }) {
-			if _, ok := number[kv]; !ok {
-				number[kv] = uint32(len(b.symbols))
-				b.symbols = append(b.symbols, kv)
+		for kv := range strings.SplitSeq(e.meta, ",") {
+			n, v, ok := strings.Cut(kv, "=")
+			if !ok {
+				continue
 			}
-			syms = append(syms, number[kv])
+			for _, s := range []string{n, v} {
+				if _, ok := number[s]; !ok {
+					number[s] = uint32(len(b.symbols))
+					b.symbols = append(b.symbols, s)
+				}
+				syms = append(syms, number[s])
+			}
 		}
 		b.content = chunk.AppendEntry(b.content, e.ts, []byte(e.line), syms)
 	}
@@ -186,11 +192,11 @@ func TestMerge(t *testing.T) {
 		"5 a | 5 b", "5 d | 5 c")
 	// A retry within one block and across blocks of one source.
 	f(new(fake).add(ab, newBlock(e(1, "x"), e(1, "y"), e(1, "x")), newBlock(e(1, "x"), e(2, "z"))), none, ab, 10,
-		"1 x | 1 y | 2 z", "2 z | 1 x | 1 y")
+		"1 x | 1 y | 2 z", "2 z | 1 y | 1 x")
 	// Other metadata is another entry; equal metadata under other symbol numbers is not.
 	f(new(fake).add(ab, newBlock(m(1, "x", "k=v"), m(1, "x", "k=w"), m(1, "x", ""))),
 		new(fake).add(ab, newBlock(m(1, "x", "j=w"), m(1, "x", "k=w"), m(1, "x", "k=v"))), ab, 10,
-		"1 x {j=w} | 1 x {k=w} | 1 x {k=v} | 1 x", "1 x | 1 x {k=w} | 1 x {k=v} | 1 x {j=w}")
+		"1 x {j=w} | 1 x {k=w} | 1 x {k=v} | 1 x", "1 x | 1 x {k=v} | 1 x {k=w} | 1 x {j=w}")
 	// Line and metadata do not run into each other.
 	f(new(fake).add(ab, newBlock(m(1, "x", "k=v"), e(1, "x\x01k\x01v"))), none, ab, 10, "1 x {k=v} | 1 x\x01k\x01v", "1 x\x01k\x01v | 1 x {k=v}")
 	// Streams with equal entries are apart; shards of one stream are not.
@@ -294,6 +300,16 @@ func TestDifferential(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, want := text(r), c.naive()
+		if len(want) == c.req.Limit && c.req.Interval == 0 {
+			// Cut through entries of one time: their order is that of any copies.
+			last := r.Entries[len(r.Entries)-1].TS
+			n := len(got)
+			for n > 0 && r.Entries[n-1].TS == last {
+				n--
+			}
+			slices.Sort(got[n:])
+			slices.Sort(want[n:])
+		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("seed %d: request %+v of %s\n got %v\nwant %v", seed, c.req, c.req.Query, got, want)
 		}
@@ -356,21 +372,22 @@ func randomCase(rng *rand.Rand) *testCase {
 	return c
 }
 
+func before(a, b placed) bool {
+	switch {
+	case a.ts != b.ts:
+		return a.ts < b.ts
+	case a.labels != b.labels:
+		return a.labels < b.labels
+	case a.source != b.source:
+		return a.source > b.source
+	case a.block != b.block:
+		return a.block < b.block
+	}
+	return a.rank < b.rank
+}
+
 func (c *testCase) naive() []string {
-	sort.SliceStable(c.all, func(i, j int) bool {
-		a, b := c.all[i], c.all[j]
-		switch {
-		case a.ts != b.ts:
-			return a.ts < b.ts
-		case a.labels != b.labels:
-			return a.labels < b.labels
-		case a.source != b.source:
-			return a.source > b.source
-		case a.block != b.block:
-			return a.block < b.block
-		}
-		return a.rank < b.rank
-	})
+	sort.SliceStable(c.all, func(i, j int) bool { return before(c.all[i], c.all[j]) })
 	if c.req.Direction == Backward {
 		slices.Reverse(c.all)
 	}
@@ -378,27 +395,39 @@ func (c *testCase) naive() []string {
 	if err != nil {
 		panic(err)
 	}
-	var out []string
-	seen := map[string]bool{}
+	var out []placed
+	chosen := map[string]int{}
 	last := int64(-1 << 62)
 	for _, p := range c.all {
-		id := p.labels + " " + p.entry.String()
 		ls, _ := labels.Parse(p.labels)
-		if seen[id] || p.ts < c.req.From || p.ts >= c.req.Through || !labels.MatchAll(c.req.Query.Matchers, ls) || !filter.Match([]byte(p.line)) {
+		if p.ts < c.req.From || p.ts >= c.req.Through || !labels.MatchAll(c.req.Query.Matchers, ls) || !filter.Match([]byte(p.line)) {
 			continue
 		}
-		seen[id] = true
-		if d := p.ts - last; last > -1<<62 && max(d, -d) < int64(c.req.Interval) {
+		if i, ok := chosen[p.id()]; ok {
+			if i >= 0 && c.req.Direction == Backward {
+				out[i] = p // an earlier copy
+			}
 			continue
 		}
-		if len(out) == c.req.Limit {
-			break
+		chosen[p.id()] = -1
+		if d := p.ts - last; len(out) == c.req.Limit || last > -1<<62 && max(d, -d) < int64(c.req.Interval) {
+			continue
 		}
 		last = p.ts
-		out = append(out, id)
+		chosen[p.id()] = len(out)
+		out = append(out, p)
 	}
-	return out
+	if c.req.Direction == Backward {
+		sort.SliceStable(out, func(i, j int) bool { return before(out[j], out[i]) })
+	}
+	var lines []string
+	for _, p := range out {
+		lines = append(lines, p.id())
+	}
+	return lines
 }
+
+func (p placed) id() string { return p.labels + " " + p.entry.String() }
 
 func TestMemoryIsAskedFirst(t *testing.T) {
 	var order []string
@@ -438,7 +467,7 @@ func TestRunErrors(t *testing.T) {
 	f(run(src, func(r *Request) { r.Through = int64(800*time.Hour + time.Millisecond) }),
 		"the query time range exceeds the limit (query length: 800h0m0.001s, limit: 30d1h)")
 	f(run(src, func(r *Request) { r.From, r.Through = -1<<63, 1<<63-1 }),
-		"the query time range exceeds the limit (query length: 2562047h47m16.854775807s, limit: 30d1h)")
+		"the query time range exceeds the limit (query length: 2562047h47m16.854s, limit: 30d1h)")
 	f(run(&fake{err: errors.New("boom")}, nil), "boom")
 
 	bad := newBlock(entry{1, "x", ""})
@@ -629,8 +658,8 @@ func TestNoAllocationPerLine(t *testing.T) {
 			es = append(es, entry{int64(i), "a line without it", "k=v"})
 		}
 		e := newEngine(t, new(fake).add(`{a="b"}`, newBlock(es...)), nil)
-		q := logQuery(t, `{a="b"} |~ "a.*needle"  != "x"`)
-		q.Filters[0].Texts[0] = "lin[ef].*(needle|pin)" // finds its literal in every line
+		// Not one that needs the regexp engine, whose pools the race detector empties.
+		q := logQuery(t, `{a="b"} |= "line" |~ "(?i)without" |~ "^a" !~ "pin|needle" != "it"`)
 		return testing.AllocsPerRun(20, func() {
 			if _, err := e.Run(context.Background(), Request{Tenant: "t", Query: q, Through: 1e9, Limit: 10}); err != nil {
 				t.Fatal(err)

@@ -55,7 +55,7 @@ func (s *scan) run(ctx context.Context, r Request) (entries []Entry, err error) 
 	} else {
 		t := newTop(r.Limit, s.plan.backward, s.maxBytes)
 		if err = s.fill(ctx, t, r.From, r.Through); err == nil {
-			entries = t.entries(nil)
+			entries = t.shown()
 		}
 	}
 	if errors.Is(err, errTooLarge) {
@@ -78,7 +78,7 @@ func (s *scan) runInterval(ctx context.Context, r Request) ([]Entry, error) {
 			return nil, err
 		}
 		more := t.full()
-		for _, e := range t.entries(nil) {
+		for _, e := range t.chosen() {
 			if e.TS < from || e.TS >= through {
 				continue
 			}

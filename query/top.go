@@ -32,7 +32,8 @@ func (k key) less(o key) bool {
 // candidate is an entry that may be part of the answer. Data is line, metadata,
 // time and stream: two candidates are duplicates if it is equal.
 type candidate struct {
-	key
+	key         // the best place of all its copies, by which it was chosen
+	first   key // the earliest, by which it is shown
 	data    []byte
 	line    int // bytes of data that are the line
 	hash    uint64
@@ -45,7 +46,7 @@ var errTooLarge = errors.New("answer too large")
 const tailSize = 12 // time and stream in candidate.data
 
 // top keeps the best entries of those that are offered, at most limit, without
-// duplicates. Of duplicates it keeps the best place.
+// duplicates.
 type top struct {
 	backward bool
 	limit    int
@@ -102,7 +103,11 @@ func (t *top) offer(k key, data []byte, line int) (duplicate bool, err error) {
 	}
 	hash := xxhash.Sum64(data)
 	if i := t.find(hash, data, line); i >= 0 {
-		if c := &t.cands[i]; t.better(k, c.key) {
+		c := &t.cands[i]
+		if k.less(c.first) {
+			c.first = k
+		}
+		if t.better(k, c.key) {
 			c.key = k
 			t.down(int(c.heapPos))
 		}
@@ -121,7 +126,7 @@ func (t *top) offer(k key, data []byte, line int) (duplicate bool, err error) {
 	if cap(c.data) < len(data) || cap(c.data) > 2*len(data)+256 {
 		c.data = make([]byte, 0, len(data))
 	}
-	c.key, c.data, c.line, c.hash = k, append(c.data[:0], data...), line, hash
+	c.key, c.first, c.data, c.line, c.hash = k, k, append(c.data[:0], data...), line, hash
 	t.bytes += int64(cap(c.data))
 	c.next = -1
 	if head, ok := t.byHash[hash]; ok {
@@ -204,19 +209,25 @@ func (t *top) down(i int) {
 	}
 }
 
-// entries appends the candidates to dst in order. They own their bytes.
-func (t *top) entries(dst []Entry) []Entry {
+// chosen returns the candidates in the order in which they were chosen, shown
+// in that of the answer. The difference is in entries of one time that have
+// copies in several places: shown, they are where the first copy is, so that
+// backward is forward turned round. The entries own their bytes.
+func (t *top) chosen() []Entry { return t.entries(func(c *candidate) key { return c.key }) }
+func (t *top) shown() []Entry  { return t.entries(func(c *candidate) key { return c.first }) }
+
+func (t *top) entries(by func(*candidate) key) []Entry {
 	slices.SortFunc(t.cands, func(a, b candidate) int {
-		if t.better(a.key, b.key) {
+		if t.better(by(&a), by(&b)) {
 			return -1
 		}
 		return 1
 	})
-	dst = slices.Grow(dst, len(t.cands))
+	out := make([]Entry, len(t.cands))
 	for i := range t.cands {
 		c := &t.cands[i]
 		n := len(c.data) - tailSize
-		dst = append(dst, Entry{TS: c.ts, Stream: int(c.stream), Line: c.data[:c.line:c.line], Meta: Pairs(c.data[c.line:n:n])})
+		out[i] = Entry{TS: c.ts, Stream: int(c.stream), Line: c.data[:c.line:c.line], Meta: Pairs(c.data[c.line:n:n])}
 	}
-	return dst
+	return out
 }

@@ -36,11 +36,11 @@ const (
 // negative reports whether the filter keeps lines that do not match.
 func (op FilterOp) negative() bool { return op == NotContains || op == NotMatches }
 
-// LineFilter keeps the lines in which one of the texts (or with a negative
-// operator: none of them) is found.
+// LineFilter keeps the lines in which one of the texts is found (or with a
+// negative operator: none of them).
 type LineFilter struct {
 	Op    FilterOp
-	Texts []string // at least one; more than one when joined by "or"
+	Texts []string // at least one; Parse gives more only for "or" with a positive operator
 }
 
 // String returns the filter as LogQL.

@@ -22,8 +22,7 @@ var units = []struct {
 }
 
 // ParseDuration reads a duration in Prometheus's notation: integers with the
-// units y, w, d, h, m, s and ms in descending order, such as 1h30m. What
-// time.ParseDuration reads besides (1.5h, 10us) is a duration as well.
+// units y, w, d, h, m, s and ms in descending order, such as 1h30m, or 0.
 func ParseDuration(s string) (time.Duration, error) {
 	if s == "0" {
 		return 0, nil
@@ -31,11 +30,17 @@ func ParseDuration(s string) (time.Duration, error) {
 	if d, ok := parseUnits(s); ok {
 		return d, nil
 	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		return 0, fmt.Errorf("not a valid duration string: %q", s)
+	return 0, fmt.Errorf("not a valid duration string: %q", s)
+}
+
+// isDuration reports whether s is a duration in a query, where Go's notation
+// (1.5h, 10us) counts too.
+func isDuration(s string) bool {
+	if _, ok := parseUnits(s); ok {
+		return true
 	}
-	return d, nil
+	_, err := time.ParseDuration(s)
+	return err == nil
 }
 
 func parseUnits(s string) (time.Duration, bool) {

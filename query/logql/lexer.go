@@ -144,36 +144,40 @@ func (l *lexer) quoted(t token) (token, error) {
 	return t, errorAt(t, "literal not terminated")
 }
 
-// number reads a number or, where letters follow that cannot belong to one, a
-// duration.
+// number reads a number or a duration. Where neither can be made of all that
+// follows, the digits alone are a number.
 func (l *lexer) number(t token) (token, error) {
-	j := l.i
-	for ; j < len(l.s); j++ {
-		c := l.s[j]
-		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '_' {
-			continue
-		}
-		if (c == '+' || c == '-') && (l.s[j-1] == 'e' || l.s[j-1] == 'E') && !isHex(l.s[l.i:j]) {
-			continue
-		}
-		break
-	}
-	t.text = l.s[l.i:j]
-	l.advance(j - l.i)
+	t.text = l.s[l.i : l.i+numberLen(l.s[l.i:])]
 	t.kind = kindNumber
 	if v, err := strconv.ParseFloat(t.text, 64); err == nil {
 		t.num = v
-		return t, nil
-	}
-	if v, err := strconv.ParseInt(t.text, 0, 64); err == nil {
+	} else if v, err := strconv.ParseInt(t.text, 0, 64); err == nil {
 		t.num = float64(v)
-		return t, nil
+	} else if isDuration(t.text) {
+		t.kind = kindDuration
+	} else {
+		t.text = t.text[:len(t.text)-len(strings.TrimLeft(t.text, "0123456789"))]
+		if t.num, err = strconv.ParseFloat(t.text, 64); err != nil {
+			return t, errorAt(t, "syntax error: invalid number")
+		}
 	}
-	t.kind = kindDuration
-	if _, err := ParseDuration(t.text); err != nil {
-		return t, errorAt(t, "syntax error: "+strconv.Quote(t.text)+" is neither a number nor a duration")
-	}
+	l.advance(len(t.text))
 	return t, nil
+}
+
+// numberLen returns the length of what may be a number or a duration.
+func numberLen(s string) int {
+	for i := range len(s) {
+		c := s[i]
+		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '_' {
+			continue
+		}
+		if (c == '+' || c == '-') && (s[i-1] == 'e' || s[i-1] == 'E') && !isHex(s[:i]) {
+			continue
+		}
+		return i
+	}
+	return len(s)
 }
 
 func isHex(s string) bool { return len(s) > 1 && s[0] == '0' && (s[1] == 'x' || s[1] == 'X') }

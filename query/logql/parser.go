@@ -1,6 +1,7 @@
 package logql
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -75,28 +76,35 @@ func Parse(query string) (Expr, error) {
 	return e, nil
 }
 
-// ParseSelector reads a stream selector with nothing behind it. {} and the
-// empty text select everything and give no matchers; any other selector needs
-// a matcher that the empty value does not satisfy, as in a query.
+// ErrNotSelector refuses a query that is more than a stream selector.
+var ErrNotSelector = errors.New("only label matchers are supported")
+
+// ParseSelector reads a stream selector with nothing behind it. {} selects
+// everything and gives no matchers; any other selector needs a matcher that
+// the empty value does not satisfy, as in a query.
 func ParseSelector(s string) ([]*labels.Matcher, error) {
-	if strings.TrimSpace(s) == "" {
-		return nil, nil
-	}
 	p, err := newParser(s)
 	if err != nil {
 		return nil, err
 	}
-	q := &LogQuery{}
-	if q.Matchers, err = p.selector(); err != nil {
+	if p.tok.kind == "{" {
+		ms, err := p.selector()
+		if err != nil {
+			return nil, err
+		}
+		if len(ms) == 0 && p.tok.kind == kindEOF {
+			return nil, nil
+		}
+	}
+	e, err := Parse(s)
+	if err != nil {
 		return nil, err
 	}
-	if p.tok.kind != kindEOF {
-		return nil, p.unexpected()
+	q, ok := e.(*LogQuery)
+	if !ok || len(q.Filters) > 0 {
+		return nil, ErrNotSelector
 	}
-	if len(q.Matchers) == 0 {
-		return nil, nil
-	}
-	return q.Matchers, q.check()
+	return q.Matchers, nil
 }
 
 func (q *LogQuery) check() error {
@@ -138,7 +146,7 @@ func (p *parser) unexpected(expected ...string) error {
 	return errorAt(p.tok, msg)
 }
 
-// binding gives operators their strength; all associate to the left.
+// binding gives operators their strength.
 func binding(k kind) int {
 	switch k {
 	case "+", "-":
@@ -161,6 +169,9 @@ func (p *parser) expr(min int) (Expr, error) {
 		op := p.tok
 		b := binding(op.kind)
 		if _, isLog := left.(*LogQuery); isLog {
+			if b > 0 {
+				return nil, notOperand("left", op)
+			}
 			return left, nil
 		}
 		if err := p.refuseOperator(); err != nil {
@@ -175,16 +186,22 @@ func (p *parser) expr(min int) (Expr, error) {
 		if err := p.next(); err != nil {
 			return nil, err
 		}
-		at := p.tok
+		if op.kind == "^" {
+			b-- // associates to the right, all others to the left
+		}
 		right, err := p.expr(b)
 		if err != nil {
 			return nil, err
 		}
 		if _, isLog := right.(*LogQuery); isLog {
-			return nil, errorAt(at, "syntax error: a log query cannot be an operand")
+			return nil, notOperand("right", op)
 		}
 		left = newBinaryOp(op.kind[0], left, right)
 	}
+}
+
+func notOperand(side string, op token) error {
+	return &ParseError{Msg: fmt.Sprintf("unexpected type for %s leg of binary operation (%s): log query", side, op.kind)}
 }
 
 // refuseOperator names the operators of metric queries that are not there yet.
@@ -258,7 +275,10 @@ func (p *parser) parenthesised() (Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e, p.expect(")")
+	if p.tok.kind != ")" {
+		return nil, p.unexpected()
+	}
+	return e, p.next()
 }
 
 func (p *parser) expect(k kind) error {
@@ -308,7 +328,13 @@ func (p *parser) logQuery() (Expr, error) {
 			if err != nil {
 				return nil, err
 			}
-			q.Filters = append(q.Filters, f)
+			if !f.Op.negative() {
+				q.Filters = append(q.Filters, f)
+				continue
+			}
+			for _, t := range f.Texts { // neither one nor the other
+				q.Filters = append(q.Filters, LineFilter{f.Op, []string{t}})
+			}
 		case "|>", "!>":
 			return nil, unsupported(p.tok, "the pattern filter "+string(k))
 		case "|":
@@ -402,7 +428,7 @@ func (p *parser) lineFilter(op FilterOp) (LineFilter, error) {
 		}
 		if op == Matches || op == NotMatches {
 			if _, err := parseLineRegexp(p.tok.text); err != nil {
-				return f, &ParseError{Msg: err.Error()}
+				return f, badStage(op, p.tok.text, err)
 			}
 		}
 		f.Texts = append(f.Texts, p.tok.text)
@@ -413,6 +439,13 @@ func (p *parser) lineFilter(op FilterOp) (LineFilter, error) {
 			return f, nil
 		}
 	}
+}
+
+func badStage(op FilterOp, text string, err error) error {
+	if len(text) > 100 {
+		text = strings.ToValidUTF8(text[:100], "") + "..."
+	}
+	return &ParseError{Msg: fmt.Sprintf("stage '%s' : %v", LineFilter{op, []string{text}}, err)}
 }
 
 // refuseStage names the pipeline stage behind "|".

@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 	f("\t{ # a comment }\n a = \"b\" # }\r\n , c = `#` \n}\n |= \"x\"#end", `{a="b", c="#"} |= "x"`)
 	f(`{a=~".+"} |= "x" != "y" |~ "z\\d+" !~ "w"`, `{a=~".+"} |= "x" != "y" |~ "z\\d+" !~ "w"`)
 	f("{a=~\".+\"}|=`x`!=`y`|~`z`!~`w`", `{a=~".+"} |= "x" != "y" |~ "z" !~ "w"`)
-	f(`{a="b"} |= "x" or "y" or "z" != "v" or "w"`, `{a="b"} |= "x" or "y" or "z" != "v" or "w"`)
+	f(`{a="b"} |= "x" or "y" or "z" != "v" or "w"`, `{a="b"} |= "x" or "y" or "z" != "v" != "w"`)
 	f(`({a="b"} |= "x")`, `{a="b"} |= "x"`)
 	f(`{a="b"} |= ""`, `{a="b"} |= ""`)
 	f(`{by="b", or="x", rate="y"}`, `{by="b", or="x", rate="y"}`)
@@ -39,6 +39,8 @@ func TestParse(t *testing.T) {
 	f(`vector(1)+vector(1)`, `(vector(1.000000) + vector(1.000000))`)
 	f(`vector(0.0000001)`, `vector(0.0000001)`)
 	f(`1 + 2 * 3 ^ 2 ^ 2`, `163`)
+	f(`2 ^ 3 ^ 2 - 1 - 1`, `510`)
+	f(`vector(2) ^ 3 ^ 2`, `(vector(2.000000) ^ 9)`)
 	f(`(1 + 2) * -3`, `-9`)
 	f(`0x10 % 7 - .5 + 1e+2`, `101.5`)
 	f(`7/0`, `(7 / 0)`)
@@ -81,9 +83,15 @@ func TestParseErrors(t *testing.T) {
 	f(`{foo="bar"}[5m`, `parse error at line 1, col 12: missing closing ']' in duration`)
 	f(`{foo="bar"} |= "x" or`, `parse error at line 1, col 22: syntax error: unexpected $end, expecting STRING or ip`)
 	f(`{foo="bar"} | |`, `parse error at line 1, col 15: syntax error: unexpected |`)
-	f(`{foo="bar"} + 1`, `parse error at line 1, col 13: syntax error: unexpected +`)
-	f(`1 + {foo="bar"}`, `parse error at line 1, col 5: syntax error: a log query cannot be an operand`)
-	f(`({foo="bar"}`, `parse error at line 1, col 13: syntax error: unexpected $end, expecting )`)
+	f(`{foo="bar"} + 1`, `parse error : unexpected type for left leg of binary operation (+): log query`)
+	f(`1 + {foo="bar"}`, `parse error : unexpected type for right leg of binary operation (+): log query`)
+	f(`({foo="bar"}`, `parse error at line 1, col 13: syntax error: unexpected $end`)
+	f(`(1`, `parse error at line 1, col 3: syntax error: unexpected $end`)
+	f(`{1a="b"}`, `parse error at line 1, col 2: syntax error: unexpected NUMBER, expecting IDENTIFIER or }`)
+	f(`{a='b'}`, `parse error at line 1, col 4: syntax error: unexpected character '\''`)
+	f(`.5.5`, `parse error at line 1, col 1: syntax error: invalid number`)
+	f(strings.Repeat("9", 400), `parse error at line 1, col 1: syntax error: invalid number`)
+	f(`1.5h`, `parse error at line 1, col 1: syntax error: unexpected DURATION`)
 	f(`foo`, `parse error at line 1, col 1: syntax error: unexpected IDENTIFIER`)
 	f(`rate`, `parse error at line 1, col 1: syntax error: unexpected IDENTIFIER`)
 	f(`unk({foo="bar"}[5m])`, `parse error at line 1, col 1: syntax error: unexpected IDENTIFIER`)
@@ -91,7 +99,7 @@ func TestParseErrors(t *testing.T) {
 	f(`- "x"`, `parse error at line 1, col 3: syntax error: unexpected STRING, expecting NUMBER`)
 	f(`1 +`, `parse error at line 1, col 4: syntax error: unexpected $end`)
 	f(`5m`, `parse error at line 1, col 1: syntax error: unexpected DURATION`)
-	f(`5q`, `parse error at line 1, col 1: syntax error: "5q" is neither a number nor a duration`)
+	f(`5q`, `parse error at line 1, col 2: syntax error: unexpected IDENTIFIER`)
 	f(`$`, `parse error at line 1, col 1: syntax error: unexpected character '$'`)
 	const empty = `parse error : queries require at least one regexp or equality matcher that does not have an ` +
 		`empty-compatible value. For instance, app=~".*" does not meet this requirement, but app=~".+" will`
@@ -101,10 +109,10 @@ func TestParseErrors(t *testing.T) {
 	f(`{a="", b!~"x"} |= "y"`, empty)
 	f(`{a=~"["}`, "parse error : error parsing regexp: missing closing ]: `[`")
 	f(`{a=~"a)|(b"}`, "parse error : error parsing regexp: unexpected ): `a)|(b`")
-	f(`{a="b"} |~ "*"`, "parse error : error parsing regexp: missing argument to repetition operator: `*`")
-	f(`{a="b"} |~ "((a{100}){10}|(b{1000})){40}"`, "parse error : error parsing regexp: invalid repeat count: `{40}`")
-	f(`{a="b"} |~ "`+strings.Repeat(`a{1000}`, 60)+`"`, "parse error : regular expression too complex (120121 > 50000 instructions)")
-	f(`{a="b"} |~ "`+strings.Repeat("x", 40000)+`"`, "parse error : regular expression too long (40000 > 32768 bytes)")
+	f(`{a="b"} |~ "*"`, "parse error : stage '|~ \"*\"' : error parsing regexp: missing argument to repetition operator: `*`")
+	f(`{a="b"} |~ "((a{100}){10}|(b{1000})){40}"`, "parse error : stage '|~ \"((a{100}){10}|(b{1000})){40}\"' : error parsing regexp: invalid repeat count: `{40}`")
+	f(`{a="b"} |~ "`+strings.Repeat(`a{1000}`, 60)+`"`, "parse error : stage '|~ \""+strings.Repeat(`a{1000}`, 60)[:100]+"...\"' : regular expression too complex (120121 > 50000 instructions)")
+	f(`{a="b"} |~ "`+strings.Repeat("x", 40000)+`"`, "parse error : stage '|~ \""+strings.Repeat("x", 100)+"...\"' : regular expression too long (40000 > 32768 bytes)")
 	f(strings.Repeat(" ", maxQuery+1), "parse error : input size too long (131073 > 131072)")
 	f(strings.Repeat("(", 300)+"1", "parse error at line 1, col 201: more than 200 nested parentheses")
 	f("vector(1)"+strings.Repeat("+1", 2000), "parse error at line 1, col 2010: more than 1000 operators")
@@ -141,12 +149,14 @@ func TestParseSelector(t *testing.T) {
 			t.Fatalf("%s: got %s, want %s", in, got, want)
 		}
 	}
-	f(``, `{}`)
-	f(` {} `, `{}`)
+	f(``, `parse error : syntax error: unexpected $end`)
+	f(` {} # all`, `{}`)
+	f(`{} x`, `parse error at line 1, col 4: syntax error: unexpected IDENTIFIER`)
+	f(`vector(1)`, ErrNotSelector.Error())
 	f(`{a="b",c=~"d"}`, `{a="b", c=~"d"}`)
 	f(`{a=""}`, (&ParseError{Msg: emptyCompatible}).Error())
-	f(`{a="b"} |= "x"`, `parse error at line 1, col 9: syntax error: unexpected |=`)
-	f(`a="b"`, `parse error at line 1, col 1: syntax error: unexpected IDENTIFIER, expecting {`)
+	f(`{a="b"} |= "x"`, ErrNotSelector.Error())
+	f(`a="b"`, `parse error at line 1, col 1: syntax error: unexpected IDENTIFIER`)
 }
 
 func TestPretty(t *testing.T) {
@@ -162,7 +172,7 @@ func TestPretty(t *testing.T) {
 	}
 	f(`{a="b"}|="x"`, `{a="b"} |= "x"`)
 	long := strings.Repeat("x", 80)
-	f(`{a="b"}|="`+long+`"!="y" or "z"`, "{a=\"b\"}\n  |= \""+long+"\"\n  != \"y\" or \"z\"")
+	f(`{a="b"}|="`+long+`"!="y" or "z"`, "{a=\"b\"}\n  |= \""+long+"\"\n  != \"y\"\n  != \"z\"")
 }
 
 func TestConstant(t *testing.T) {
@@ -192,6 +202,14 @@ func TestConstant(t *testing.T) {
 	}
 }
 
+func TestFormatDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{-90 * time.Second: "-1m30s", time.Microsecond: "0s", 1500 * time.Microsecond: "1ms"} {
+		if got := FormatDuration(d); got != want {
+			t.Fatalf("%v: got %s, want %s", d, got, want)
+		}
+	}
+}
+
 func TestDuration(t *testing.T) {
 	f := func(in string, want time.Duration, text string) {
 		t.Helper()
@@ -209,10 +227,7 @@ func TestDuration(t *testing.T) {
 	f("1w", 7*24*time.Hour, "1w")
 	f("1y2w", 379*24*time.Hour, "379d")
 	f("1m30s5ms", 90*time.Second+5*time.Millisecond, "1m30s5ms")
-	f("1.5h", 90*time.Minute, "1h30m")
-	f("-5m", -5*time.Minute, "-5m")
-	f("10us", 10*time.Microsecond, "0s")
-	for _, bad := range []string{"", "5", "5x", "m5", "5s5m5q", "300y", "290y290y", "99999999999999999999s"} {
+	for _, bad := range []string{"", "5", "5x", "-5m", "1.5h", "10us", "m5", "5s5m5q", "300y", "290y290y", "99999999999999999999s"} {
 		if d, err := ParseDuration(bad); err == nil {
 			t.Fatalf("%q: no error, got %v", bad, d)
 		}
