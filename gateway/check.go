@@ -111,13 +111,8 @@ func (c *check) rejectStream(s *push.Stream, info *streamInfo) {
 
 // entrySize returns the bytes of an entry that count for rates.
 func entrySize(b *push.Batch, e *push.Entry) int {
-	n := int(e.Line.Len)
-	if e.Meta.Len > 0 {
-		for p := b.Pairs(e); p.Next(); {
-			n += len(p.Name) + len(p.Value)
-		}
-	}
-	return n
+	_, meta := metaSize(b.Bytes(e.Meta))
+	return int(e.Line.Len) + meta
 }
 
 // group returns the group of a reason, or nil.
@@ -159,10 +154,7 @@ func (c *check) entry(s *push.Stream, e *push.Entry) (size int, ok bool) {
 	if e.Reject != push.OK {
 		return 0, false // refused before it came here, and counted there
 	}
-	meta, pairs := 0, 0
-	for p := c.b.Pairs(e); p.Next(); pairs++ {
-		meta += len(p.Name) + len(p.Value)
-	}
+	pairs, meta := metaSize(c.b.Bytes(e.Meta))
 	if e.Line.Len > c.maxLine && c.lim.MaxLineSizeTruncate && e.TS >= c.oldest && e.TS <= c.newest {
 		c.truncate(e)
 	}

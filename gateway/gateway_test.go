@@ -660,9 +660,9 @@ func TestCacheHitDoesNotAllocate(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	e := newEnv(t, 1, func(_ *Config, l *limits.Limits) {
-		l.IngestionRateMB, l.IngestionBurstSizeMB, l.MaxLineSize = 1, 2, 0
+		l.IngestionRateMB, l.IngestionBurstSizeMB = 1.0/1024, 2.0/1024
 	})
-	const mb = 1 << 20
+	const kb = 1 << 10
 	send := func(size int) error {
 		return e.push(one(`{service_name="s"}`, at(0, strings.Repeat("x", size/2)), at(0, strings.Repeat("x", size/2-6), "trace", "1")))
 	}
@@ -673,7 +673,7 @@ func TestRateLimit(t *testing.T) {
 		if !errors.As(err, &pe) || pe.Reason != push.RateLimited || pe.Reason.Status() != 429 {
 			t.Fatalf("got %v", err)
 		}
-		if want := fmt.Sprintf("ingestion rate limit exceeded for user fake (limit: 1048576 bytes/sec) while attempting to ingest '2' lines totaling '%d' bytes, reduce log volume or contact your Loki administrator to see if the limit can be increased", size); err.Error() != want {
+		if want := fmt.Sprintf("ingestion rate limit exceeded for user fake (limit: 1024 bytes/sec) while attempting to ingest '2' lines totaling '%d' bytes, reduce log volume or contact your Loki administrator to see if the limit can be increased", size); err.Error() != want {
 			t.Fatalf("got  %s\nwant %s", err, want)
 		}
 		if d := pe.RetryAfter - wait; d < 0 || d > time.Microsecond {
@@ -695,17 +695,17 @@ func TestRateLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ok(2 * mb)
-	limited(mb/2, time.Second/2)
-	limited(2*mb, 2*time.Second)
+	ok(2 * kb)
+	limited(kb/2, time.Second/2)
+	limited(2*kb, 2*time.Second)
 	e.now.Add(int64(time.Hour)) // no more than the burst is saved up
-	ok(mb)
-	ok(mb)
-	limited(mb, time.Second)
+	ok(kb)
+	ok(kb)
+	limited(kb, time.Second)
 
 	// Above the burst: passes once the bucket is full, and is paid for later.
-	limited(5*mb, 2*time.Second)
-	limited(mb, 4*time.Second)
+	limited(5*kb, 2*time.Second)
+	limited(kb, 4*time.Second)
 
 	if n := e.value("discarded_entries_total", "rate_limited"); n != 20 {
 		t.Fatalf("%v entries counted", n)
@@ -735,11 +735,12 @@ func TestRateLimitCountsOnlyWhatIsGood(t *testing.T) {
 }
 
 func TestStreamRateLimit(t *testing.T) {
-	const mb = 1 << 20
+	const kb = 1 << 10
 	e := newEnv(t, 1, func(_ *Config, l *limits.Limits) {
-		l.MaxLineSize, l.IngestionRateMB, l.IngestionBurstSizeMB = 0, 4, 21
+		l.IngestionRateMB, l.IngestionBurstSizeMB = 4.0/1024, 21.0/1024
+		l.PerStreamRateLimit, l.PerStreamRateLimitBurst = 3*kb, 15*kb
 	})
-	big := strings.Repeat("x", 5*mb)
+	big := strings.Repeat("x", 5*kb)
 	hot := one(`{service_name="hot"}`, at(0, big), at(-999*time.Hour, "old"), at(0, big))
 	var rej *push.Rejected
 	if err := e.push(hot); !errors.As(err, &rej) || rej.Entries != 1 {
@@ -752,10 +753,10 @@ func TestStreamRateLimit(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	g := group(rej, push.StreamRateLimit)
-	if g == nil || g.Count != 2 || g.Bytes != 10*mb {
+	if g == nil || g.Count != 2 || g.Bytes != 10*kb {
 		t.Fatalf("got %+v", rej.Groups)
 	}
-	if want := `Per stream rate limit exceeded (limit: 3MB/sec) while attempting to ingest for stream '{service_name="hot"}' totaling 10MB, consider splitting a stream via additional labels or contact your Loki administrator to see if the limit can be increased`; g.First != want {
+	if want := `Per stream rate limit exceeded (limit: 3KB/sec) while attempting to ingest for stream '{service_name="hot"}' totaling 10KB, consider splitting a stream via additional labels or contact your Loki administrator to see if the limit can be increased`; g.First != want {
 		t.Fatalf("got  %s\nwant %s", g.First, want)
 	}
 	if got := b.Entries[0].Reject; got != push.StreamRateLimit {
@@ -767,7 +768,7 @@ func TestStreamRateLimit(t *testing.T) {
 	if hots != 2 || colds != 1 {
 		t.Fatalf("%d hot, %d cold lines", hots, colds)
 	}
-	// What was refused is not charged to the tenant: nearly 11 of 21 MB are left.
+	// What was refused is not charged to the tenant: nearly 11 of 21 KB are left.
 	if err := e.push(one(`{service_name="third"}`, at(0, big+big+"x"))); err != nil {
 		t.Fatal(err)
 	}
@@ -776,10 +777,10 @@ func TestStreamRateLimit(t *testing.T) {
 	if err := e.push(hot); !errors.As(err, &rej) || rej.Entries != 1 {
 		t.Fatalf("got %v", err)
 	}
-	only := e.push(one(`{service_name="hot"}`, at(0, strings.Repeat("x", 6*mb))))
+	only := e.push(one(`{service_name="hot"}`, at(0, strings.Repeat("x", 6*kb))))
 	e.now.Add(int64(2 * time.Second))
 	e.wantRefusal(only, push.StreamRateLimit, 429,
-		`Per stream rate limit exceeded (limit: 3MB/sec) while attempting to ingest for stream '{service_name="hot"}' totaling 6MB, consider splitting a stream via additional labels or contact your Loki administrator to see if the limit can be increased`)
+		`Per stream rate limit exceeded (limit: 3KB/sec) while attempting to ingest for stream '{service_name="hot"}' totaling 6KB, consider splitting a stream via additional labels or contact your Loki administrator to see if the limit can be increased`)
 	if err := e.push(one(`{service_name="hot"}`, at(0, big))); err != nil {
 		t.Fatal(err)
 	}

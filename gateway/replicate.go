@@ -379,15 +379,11 @@ func (p *part) collect(b *push.Batch, rej *push.Rejected) {
 
 // add adds entry e to rej with the replica's words.
 func (a answer) add(rej *push.Rejected, reason push.Reason, stream string, b *push.Batch, e *push.Entry) {
-	size := int(e.Line.Len)
-	for it := b.Pairs(e); it.Next(); {
-		size += len(it.Name) + len(it.Value)
-	}
 	var said *push.RejectGroup
 	if a.rej != nil {
 		said = group(a.rej, reason)
 	}
-	rej.Add(reason, stream, 1, size, func() string {
+	rej.Add(reason, stream, 1, entrySize(b, e), func() string {
 		if said == nil {
 			return fmt.Sprintf("entry for stream '%s' refused: %s", stream, reason)
 		}
