@@ -22,7 +22,9 @@ const (
 	minShift  = 9  // 512 B
 	maxShift  = 20 // 1 MiB, one arena
 	arenaSize = 1 << maxShift
-	classes   = maxShift - minShift + 1
+	// Capacities are powers of two and the middles between them, so that on
+	// average a sixth of a buffer is unused.
+	classes = 2*(maxShift-minShift) + 1
 	// keepArenas is how many empty arenas wait for re-use before the memory
 	// goes back to the system.
 	keepArenas = 16
@@ -34,6 +36,32 @@ type Buf struct {
 	B     []byte
 	arena *arena
 	slot  uint32
+}
+
+// classSize is the capacity of buffers of class k.
+func classSize(k int) int {
+	size := 1 << (minShift + k/2)
+	return size + size/2*(k%2)
+}
+
+// classFor is the smallest class whose buffers hold n bytes.
+func classFor(n int) int {
+	if n <= 1<<minShift {
+		return 0
+	}
+	k := 2 * (bits.Len(uint(n-1)) - minShift)
+	if n <= classSize(k-1) {
+		k--
+	}
+	return k
+}
+
+// Size returns the capacity of the buffer that Get(n) would return.
+func Size(n int) int {
+	if n > arenaSize {
+		return (n + 4095) &^ 4095
+	}
+	return classSize(classFor(n))
 }
 
 // Pool is a set of arenas.
@@ -71,16 +99,13 @@ func (p *Pool) Mapped() int64 { return p.mapped.Load() }
 // Get returns an empty buffer of capacity n or more.
 func (p *Pool) Get(n int) Buf {
 	if n > arenaSize {
-		n = (n + 4095) &^ 4095
+		n = Size(n)
 		a := &arena{mem: p.mmap(n), class: -1}
 		p.inUse.Add(int64(n))
 		return Buf{B: a.mem[:0:n], arena: a}
 	}
-	k := 0
-	if n > 1<<minShift {
-		k = bits.Len(uint(n-1)) - minShift
-	}
-	size := 1 << (minShift + k)
+	k := classFor(n)
+	size := classSize(k)
 	c := &p.classes[k]
 	c.mu.Lock()
 	if len(c.partial) == 0 {
@@ -119,7 +144,7 @@ func (p *Pool) Put(b Buf) {
 		p.munmap(a.mem)
 		return
 	}
-	p.inUse.Add(-int64(1) << (minShift + a.class))
+	p.inUse.Add(-int64(classSize(a.class)))
 	c := &p.classes[a.class]
 	c.mu.Lock()
 	a.free = append(a.free, uint16(b.slot))

@@ -61,6 +61,15 @@ func TestNoOverlap(t *testing.T) {
 	}
 }
 
+func TestClasses(t *testing.T) {
+	for n := 1; n <= 1<<20; n += 1 + n/50 {
+		k := classFor(n)
+		if classSize(k) < n || k > 0 && classSize(k-1) >= n {
+			t.Fatalf("%d bytes: class %d of %d bytes", n, k, classSize(k))
+		}
+	}
+}
+
 func TestLargeAndReturn(t *testing.T) {
 	p := New()
 	b := p.Get(3 << 20)

@@ -1,0 +1,167 @@
+package ingester
+
+import (
+	"time"
+
+	"github.com/loki-go/loki-go/ingester/wal"
+)
+
+func (i *Ingester) wantTrim() {
+	select {
+	case i.trim <- struct{}{}:
+	default:
+	}
+}
+
+// janitor keeps WAL and block files short.
+func (i *Ingester) janitor() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-i.ctx.Done():
+			return
+		case <-tick.C:
+		case <-i.trim:
+		}
+		if state(i.state.Load()) == stateJoining {
+			continue // what the WAL has is not in heads yet
+		}
+		if err := i.trimWAL(); err != nil {
+			i.log.Warn("shortening the WAL failed", "err", err)
+			continue
+		}
+		i.watchDisk()
+	}
+}
+
+// watchDisk stops pushes before the disk is full to the last byte: cutting
+// heads, which is what makes WAL segments superfluous, takes space too.
+func (i *Ingester) watchDisk() {
+	free, total, err := i.fs.Free(i.dir)
+	if err != nil {
+		i.log.Warn("asking for free disk space failed", "err", err)
+		return
+	}
+	low := free < min(reserve, total/20)
+	if low != i.diskLow.Swap(low) {
+		if low {
+			i.log.Error("local disk is nearly full, pushes are refused until there is space", "free", free, "total", total)
+		} else {
+			i.log.Info("local disk has space again", "free", free, "total", total)
+		}
+	}
+}
+
+// reserve is the disk space that pushes leave alone, bytes.
+const reserve = 64 << 20
+
+// trimWAL deletes WAL segments and block files that nothing needs any more.
+func (i *Ingester) trimWAL() error {
+	if len(i.wal.Segments()) > 1 {
+		// The order matters. Pushes with a number below keep have been applied
+		// when the heads are looked at; what is in no head by then was appended
+		// to a block file before, which the sync makes durable.
+		keep := i.inflight.oldest(i.wal.Next)
+		i.eachHead(func(st *stream, ln *lane, h *head) {
+			if n := h.cover.Min(); n != 0 && n < keep {
+				keep = n
+			}
+		})
+		if err := i.blocks.Sync(); err != nil {
+			return err
+		}
+		if err := i.wal.Truncate(wal.LSN(keep)); err != nil {
+			return err
+		}
+		if i.wal.Size() > int64(i.cfg.WAL.MaxSize) {
+			i.cutPins()
+		}
+	}
+	if err := i.moveStragglers(); err != nil {
+		return err
+	}
+	return i.blocks.Release(uint64(i.wal.Oldest()))
+}
+
+// eachHead calls fn, with the stream's mutex held, for every head that is not
+// cut.
+func (i *Ingester) eachHead(fn func(*stream, *lane, *head)) {
+	i.eachStream(func(st *stream) {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.lanes(func(ln *lane) {
+			for _, h := range ln.sealed {
+				fn(st, ln, h)
+			}
+			if ln.head != nil {
+				fn(st, ln, ln.head)
+			}
+		})
+	})
+}
+
+// cutPins seals the heads that keep the older half of the WAL from being
+// deleted.
+func (i *Ingester) cutPins() {
+	segs := i.wal.Segments()
+	limit := uint64(segs[len(segs)/2].First)
+	i.eachHead(func(st *stream, ln *lane, h *head) {
+		if !h.sealed && h.cover.Min() < limit {
+			i.seal(ln)
+			i.m.earlyCuts.Inc()
+		}
+	})
+}
+
+// moveStragglers copies the last living blocks of the oldest file on, when
+// files are mostly dead weight: files go in order of age, and one block of a
+// slow stream would hold up all behind it.
+func (i *Ingester) moveStragglers() error {
+	st := i.blocks.Stats()
+	if st.Files < 4 || st.Live*2 > st.Bytes {
+		return nil
+	}
+	var old []*block
+	var owners []*stream
+	i.eachStream(func(s *stream) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.lanes(func(ln *lane) {
+			collect := func(c *openChunk) {
+				for _, b := range c.blocks {
+					if b.ref.InFile(st.Oldest) {
+						old, owners = append(old, b), append(owners, s)
+					}
+				}
+			}
+			if ln.chunk != nil {
+				collect(ln.chunk)
+			}
+			for _, c := range ln.closed {
+				collect(c)
+			}
+		})
+	})
+	for k, b := range old {
+		ref, err := i.blocks.Copy(b.ref)
+		if err != nil {
+			return err
+		}
+		s := owners[k]
+		s.mu.Lock()
+		if b.released {
+			s.mu.Unlock()
+			i.blocks.Drop(ref)
+			continue
+		}
+		was := b.ref
+		b.ref = ref
+		s.mu.Unlock()
+		i.blocks.Drop(was)
+	}
+	if len(old) > 0 {
+		return i.blocks.Sync() // before the originals go
+	}
+	return nil
+}

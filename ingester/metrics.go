@@ -1,0 +1,66 @@
+package ingester
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	entries, bytes             prometheus.Counter
+	waits, earlyCuts           prometheus.Counter
+	blockErrors, flushErrors   prometheus.Counter
+	badRecords                 prometheus.Counter
+	flushed                    *prometheus.CounterVec
+	flushedBytes               prometheus.Counter
+	blockSize                  prometheus.Histogram
+	cutSeconds, flushSeconds   prometheus.Histogram
+	recoveryFailed             prometheus.Gauge
+	sealedBytes, pendingChunks atomic.Int64
+}
+
+func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
+	f := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return f.NewCounter(prometheus.CounterOpts{Name: "loki_go_ingester_" + name, Help: help})
+	}
+	m := &metrics{
+		entries:      counter("received_entries_total", "Entries of acknowledged pushes, refused ones included."),
+		bytes:        counter("received_bytes_total", "Decoded bytes of acknowledged pushes."),
+		waits:        counter("memory_waits_total", "Pushes that had to wait for heads to be cut."),
+		earlyCuts:    counter("early_cuts_total", "Heads cut before they were full, for memory or the WAL's sake."),
+		blockErrors:  counter("block_write_errors_total", "Failed writes of blocks to local disk."),
+		flushErrors:  counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),
+		badRecords:   counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
+		flushed:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
+		flushedBytes: counter("flushed_bytes_total", "Bytes of chunk objects stored."),
+		blockSize: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_block_bytes", Help: "Compressed size of cut blocks.",
+			Buckets: prometheus.ExponentialBuckets(256, 4, 8)}),
+		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_cut_seconds", Help: "Time to sort, compress and write a block.",
+			Buckets: prometheus.ExponentialBuckets(1e-4, 4, 9)}),
+		flushSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_flush_seconds", Help: "Time of one attempt to store a chunk.",
+			Buckets: prometheus.ExponentialBuckets(1e-3, 4, 9)}),
+		recoveryFailed: f.NewGauge(prometheus.GaugeOpts{Name: "loki_go_ingester_recovery_failed", Help: "1 if recovery failed and pushes are refused."}),
+	}
+	gauge := func(name, help string, fn func() float64) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "loki_go_ingester_" + name, Help: help}, fn)
+	}
+	gauge("streams", "Streams in memory.", func() float64 {
+		i.tenantsMu.RLock()
+		defer i.tenantsMu.RUnlock()
+		n := int64(0)
+		for _, t := range i.tenants {
+			n += t.active.Load()
+		}
+		return float64(n)
+	})
+	gauge("head_bytes", "Memory of heads.", func() float64 { return float64(i.slabs.InUse()) })
+	gauge("head_limit_bytes", "Memory that heads may use.", func() float64 { return float64(i.headMemory) })
+	gauge("cut_queue_length", "Sealed heads that wait for a cutter.", func() float64 { return float64(i.cutq.len()) })
+	gauge("pending_chunks", "Closed chunks that are not stored and indexed yet.", func() float64 { return float64(m.pendingChunks.Load()) })
+	gauge("flush_queue_length", "Closed chunks that wait for an upload.", func() float64 { return float64(i.flushq.len()) })
+	gauge("block_file_bytes", "Bytes of block files on local disk.", func() float64 { return float64(i.blocks.Stats().Bytes) })
+	gauge("block_live_bytes", "Bytes of blocks on local disk that are not flushed.", func() float64 { return float64(i.blocks.Stats().Live) })
+	return m
+}

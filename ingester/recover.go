@@ -1,0 +1,256 @@
+package ingester
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/loki-go/loki-go/ingester/blocks"
+	"github.com/loki-go/loki-go/ingester/wal"
+	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/proto/push"
+	"github.com/loki-go/loki-go/storage/chunk"
+)
+
+// recovery is the state of a replay.
+type recovery struct {
+	i       *Ingester
+	byRef   map[uint64]*stream
+	covered map[uint64][]blocks.Piece // by stream, sorted by push
+	chunks  map[uint64]uint64         // by stream, the next free number of a chunk
+	rec     record
+	app     appender
+	entries int
+	left    int // entries that blocks have already
+	bad     int
+}
+
+// recover rebuilds streams from block files and replays the WAL into heads.
+func (i *Ingester) recover(found *blocks.Recovered) error {
+	began := time.Now()
+	r := &recovery{i: i, byRef: map[uint64]*stream{}, covered: map[uint64][]blocks.Piece{}, chunks: found.NextChunk}
+	if err := r.blocks(found); err != nil {
+		return err
+	}
+	stats, err := i.wal.Replay(i.ctx, func(lsn wal.LSN, payload []byte) error {
+		if err := r.push(uint64(lsn), payload); err != nil {
+			r.bad++
+			i.m.badRecords.Inc()
+			i.log.Error("a WAL record does not decode, it is skipped", "lsn", uint64(lsn), "err", err)
+		}
+		if i.slabs.InUse() > i.headMemory {
+			i.wantMemory()
+			return i.replayWait()
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("ingester: replay: %w", err)
+	}
+	i.m.badRecords.Add(float64(found.Corruptions))
+	i.log.Info("recovered", "streams", len(r.byRef), "blocks", len(found.Blocks), "entries", r.entries, "entries_in_blocks", r.left,
+		"wal_bytes", stats.Bytes, "wal_records", stats.Records, "corrupt_wal_records", stats.Corruptions, "bad_records", r.bad,
+		"corrupt_blocks", found.Corruptions, "took", time.Since(began))
+	return nil
+}
+
+// replayWait holds the replay while heads are over their memory.
+func (i *Ingester) replayWait() error {
+	for i.slabs.InUse() > i.headMemory+i.headMemory/4 {
+		i.wantMemory()
+		select {
+		case <-i.memory.wait():
+		case <-time.After(10 * time.Millisecond):
+		case <-i.ctx.Done():
+			return i.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// blocks puts the blocks that were not flushed into chunks again.
+func (r *recovery) blocks(found *blocks.Recovered) error {
+	i := r.i
+	oldest := uint64(i.wal.Oldest())
+	for ref := range found.NextChunk {
+		r.ref(ref)
+	}
+	for _, c := range found.Covers {
+		if c.Cover.Max() < oldest {
+			continue
+		}
+		pieces, err := c.Cover.Pieces(r.covered[c.Stream])
+		if err != nil {
+			return err
+		}
+		r.covered[c.Stream] = pieces
+	}
+	for _, pieces := range r.covered {
+		sort.Slice(pieces, func(a, b int) bool { return pieces[a].LSN < pieces[b].LSN })
+	}
+	type chunkID struct{ stream, seq uint64 }
+	chunks := map[chunkID]*openChunk{}
+	symbols := map[*openChunk][]string{}
+	var order []*openChunk
+	for _, b := range found.Blocks {
+		st := r.stream(b.Stream, b.Tenant, b.Labels)
+		id := chunkID{b.Stream, b.Chunk}
+		c := chunks[id]
+		if c == nil {
+			ln := &st.main
+			if b.Late {
+				ln = st.lateLane()
+			}
+			c = &openChunk{stream: st, lane: ln, seq: b.Chunk, opened: b.Opened}
+			chunks[id] = c
+			order = append(order, c)
+		}
+		c.blocks = append(c.blocks, &block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT})
+		c.extend(b.MinT, b.MaxT)
+		c.raw += b.Size
+		c.compressed += b.Ref.Len()
+		st.newest.Store(max(st.newest.Load(), b.MaxT))
+		if len(b.Symbols) > 0 {
+			list := symbols[c]
+			for _, s := range b.Symbols {
+				if s.ID > 1<<24 {
+					return fmt.Errorf("ingester: symbol number %d in a block", s.ID)
+				}
+				for len(list) <= int(s.ID) {
+					list = append(list, "")
+				}
+				list[s.ID] = s.Text
+			}
+			symbols[c] = list
+		}
+	}
+	// The newest chunk of a lane stays open and goes on filling; the others
+	// had been closed.
+	sort.SliceStable(order, func(a, b int) bool { return order[a].seq < order[b].seq })
+	for _, c := range order {
+		if list := symbols[c]; list != nil {
+			c.syms = chunk.NewSymbols(list)
+		}
+		c.stream.mu.Lock()
+		i.closeChunk(c.lane, reasonFull)
+		c.lane.chunk = c
+		c.stream.mu.Unlock()
+	}
+	return nil
+}
+
+// ref keeps new stream numbers apart from old ones.
+func (r *recovery) ref(n uint64) {
+	if n > r.i.nextRef.Load() {
+		r.i.nextRef.Store(n)
+	}
+}
+
+// stream returns the stream numbered ref, making it if need be.
+func (r *recovery) stream(ref uint64, tenantID, canonical string) *stream {
+	if st := r.byRef[ref]; st != nil {
+		return st
+	}
+	r.ref(ref)
+	tn := r.i.tenant(tenantID)
+	tok := token(tenantID, canonical)
+	sh := tn.shard(tok)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	st := sh.m[canonical]
+	if st == nil {
+		st = tn.newStream(ref, canonical, tok)
+		st.touched = r.i.deps.Now().UnixNano()
+		r.i.addStream(tn, sh, st)
+	} else if st.ref.Load() < ref {
+		// The stream had been dropped and made anew. Entries of both numbers
+		// go on under the newer one; covers are kept by number.
+		st.ref.Store(ref)
+	}
+	st.mu.Lock()
+	st.nextChunk = max(st.nextChunk, r.chunks[ref])
+	st.mu.Unlock()
+	r.byRef[ref] = st
+	return st
+}
+
+var errNoLabels = errors.New("ingester: stream without labels in WAL")
+
+// push replays one record.
+func (r *recovery) push(lsn uint64, payload []byte) error {
+	if err := r.rec.decode(payload); err != nil {
+		return err
+	}
+	b := push.Get()
+	defer b.Release()
+	if err := b.SetBody(r.rec.body, r.rec.codec, 0); err != nil {
+		return err
+	}
+	if len(b.Streams) != len(r.rec.streams) {
+		return fmt.Errorf("ingester: body has %d streams, header %d", len(b.Streams), len(r.rec.streams))
+	}
+	b.Tenant = r.rec.tenant
+	r.app.i, r.app.lsn, r.app.now = r.i, lsn, r.i.deps.Now().UnixNano()
+	var failed error
+	skipFrom := 0
+	for k := range b.Streams {
+		rs := &r.rec.streams[k]
+		skips := r.rec.skips[skipFrom:rs.skips]
+		skipFrom = rs.skips
+		if rs.ref == 0 {
+			continue
+		}
+		s := &b.Streams[k]
+		if rs.labels != nil {
+			s.Labels = string(rs.labels)
+		} else if st := r.byRef[rs.ref]; st != nil {
+			s.Labels = st.labels
+		} else {
+			// The record with the definition is lost. The client's own labels
+			// are the next best: the entries are kept.
+			ls, err := labels.Parse(string(b.Bytes(s.RawLabels)))
+			if err != nil || len(ls) == 0 {
+				failed = errNoLabels
+				continue
+			}
+			s.Labels = ls.String()
+			r.i.log.Warn("definition of a stream is lost, taking the labels of the push", "stream", s.Labels)
+		}
+		st := r.stream(rs.ref, b.Tenant, s.Labels)
+		covered := r.of(rs.ref, lsn)
+		n := 0
+		r.app.st = st
+		st.mu.Lock()
+		r.app.append(b, s, func(k int) bool {
+			for len(skips) > 0 && int(skips[0])+int(s.First) < k {
+				skips = skips[1:]
+			}
+			if len(skips) > 0 && int(skips[0])+int(s.First) == k {
+				return true
+			}
+			for _, p := range covered {
+				if k >= int(p.From) && k < int(p.To) {
+					r.left++
+					return true
+				}
+			}
+			n++
+			return false
+		})
+		st.mu.Unlock()
+		r.entries += n
+	}
+	return failed
+}
+
+// of returns the pieces of push lsn that blocks of stream ref have.
+func (r *recovery) of(ref, lsn uint64) []blocks.Piece {
+	all := r.covered[ref]
+	k := sort.Search(len(all), func(k int) bool { return all[k].LSN >= lsn })
+	end := k
+	for end < len(all) && all[end].LSN == lsn {
+		end++
+	}
+	return all[k:end]
+}

@@ -1,0 +1,277 @@
+package ingester
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/loki-go/loki-go/ingester/blocks"
+	"github.com/loki-go/loki-go/ingester/slab"
+	"github.com/loki-go/loki-go/proto/push"
+	"github.com/loki-go/loki-go/storage/chunk"
+)
+
+// tenant holds the streams of one tenant.
+type tenant struct {
+	id     string
+	active atomic.Int64
+	shards [16]shard
+}
+
+type shard struct {
+	mu sync.RWMutex
+	m  map[string]*stream // by canonical labels
+}
+
+func (t *tenant) shard(token uint32) *shard { return &t.shards[token%uint32(len(t.shards))] }
+
+// each calls fn for every stream. The stream may be gone from the map by then.
+func (t *tenant) each(fn func(*stream)) {
+	var batch []*stream
+	for i := range t.shards {
+		sh := &t.shards[i]
+		batch = batch[:0]
+		sh.mu.RLock()
+		for _, st := range sh.m {
+			batch = append(batch, st)
+		}
+		sh.mu.RUnlock()
+		for _, st := range batch {
+			fn(st)
+		}
+	}
+}
+
+// never is the newest time of a stream that has no entry.
+const never = math.MinInt64
+
+// stream is one label set of a tenant. The fields behind mu are guarded by it.
+type stream struct {
+	tenant  *tenant
+	ref     atomic.Uint64 // number of the stream in WAL and block files; changes in recovery only
+	labels  string        // canonical
+	token   uint32
+	seg     atomic.Uint64 // WAL segment that has its definition
+	pending atomic.Int32  // pushes between look-up and the end of apply; raised under the shard's lock
+	newest  atomic.Int64  // newest time applied, ns
+
+	mu        sync.Mutex
+	touched   int64 // wall time of the last append, ns
+	nextChunk uint64
+	main      lane
+	late      *lane // entries too old for main's open chunk; nil until there are any
+}
+
+// lane is a row of chunks of a stream, at most one of them open.
+type lane struct {
+	late   bool
+	head   *head
+	chunk  *openChunk   // the one that head belongs to
+	closed []*openChunk // complete, on their way to storage
+	sealed []*head      // full, on their way to a block
+}
+
+// head is the newest entries of a lane, as the content of a block in order of
+// arrival. After it was sealed nothing is added; after it was cut its buffer is
+// gone and block says where the entries are.
+type head struct {
+	stream     *stream
+	chunk      *openChunk
+	buf        slab.Buf
+	entries    uint32
+	size       int // bytes as Loki counts them: lines, and 8 for each metadata pair
+	mint, maxt int64
+	last       int64 // time of the entry that came last
+	disorder   bool
+	started    int64 // wall time of the first append, ns
+	cover      blocks.Cover
+	sealed     bool
+	block      *block // set when cut
+}
+
+// block is a cut block in a block file.
+type block struct {
+	ref        blocks.Ref
+	codec      chunk.Codec
+	entries    uint32
+	size       int
+	mint, maxt int64
+	released   bool // flushed; ref is no longer counted
+}
+
+// openChunk is a chunk that is being filled or flushed.
+type openChunk struct {
+	stream     *stream
+	lane       *lane
+	seq        uint64
+	syms       *chunk.Symbols // nil until an entry has metadata
+	blocks     []*block
+	cutting    int // sealed heads that are no blocks yet
+	rawSealed  int // bytes in them
+	raw        int // uncompressed bytes in blocks
+	compressed int // bytes in blocks
+	mint, maxt int64
+	opened     int64 // wall time, ns
+	closed     bool
+	reason     string
+
+	put  chan struct{} // closed when the chunk object is stored; made at close
+	done chan struct{} // closed when the index has it too
+}
+
+func (t *tenant) newStream(ref uint64, labels string, token uint32) *stream {
+	st := &stream{tenant: t, labels: labels, token: token}
+	st.ref.Store(ref)
+	st.newest.Store(never)
+	return st
+}
+
+// lateLane returns the late lane, making it on first use.
+func (st *stream) lateLane() *lane {
+	if st.late == nil {
+		st.late = &lane{late: true}
+	}
+	return st.late
+}
+
+// lanes calls fn for the lanes that exist. Call with st.mu held.
+func (st *stream) lanes(fn func(*lane)) {
+	fn(&st.main)
+	if st.late != nil {
+		fn(st.late)
+	}
+}
+
+// empty reports whether nothing of the stream is left here. Call with st.mu
+// held.
+func (st *stream) empty() bool {
+	e := true
+	st.lanes(func(ln *lane) {
+		if ln.head != nil || ln.chunk != nil || len(ln.closed) > 0 || len(ln.sealed) > 0 {
+			e = false
+		}
+	})
+	return e
+}
+
+func (c *openChunk) extend(mint, maxt int64) {
+	if c.mint == 0 && c.maxt == 0 {
+		c.mint, c.maxt = mint, maxt
+		return
+	}
+	c.mint, c.maxt = min(c.mint, mint), max(c.maxt, maxt)
+}
+
+// appender puts the entries of one push into one stream.
+type appender struct {
+	i    *Ingester
+	st   *stream
+	lsn  uint64
+	now  int64 // wall time, ns
+	syms []uint32
+}
+
+// append takes the entries of s, except those that skip says (it is given
+// their number in the batch). Call with st.mu held.
+func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) {
+	st := a.st
+	entries := b.StreamEntries(s)
+	// Covers number entries by their place in the batch: a batch may name one
+	// stream twice.
+	base := int(s.First)
+	newest := st.newest.Load()
+	window := a.i.window
+	var cur *lane
+	from := base
+	for k := base; k < base+len(entries); k++ {
+		e := &b.Entries[k]
+		if skip(k) {
+			continue
+		}
+		ln := &st.main
+		if newest != never && e.TS < newest-window {
+			ln = st.lateLane()
+		}
+		if ln != cur {
+			if cur != nil && cur.head != nil {
+				cur.head.cover.Add(a.lsn, uint32(from), uint32(k))
+				from = k
+			}
+			cur = ln
+		}
+		line := b.Bytes(e.Line)
+		a.syms = a.syms[:0]
+		need := 30 + len(line)
+		if e.Meta.Len > 0 {
+			need += 10 * int(e.Meta.Len) / 4 // a pair takes at least 4 bytes in protobuf, at most 10 here
+		}
+		if h := cur.head; h != nil && len(h.buf.B)+need > a.i.blockSize {
+			h.cover.Add(a.lsn, uint32(from), uint32(k))
+			from = k
+			a.i.seal(cur)
+		}
+		if c := cur.chunk; c != nil && !cur.late && (e.TS-c.mint > a.i.maxAge || c.maxt-e.TS > a.i.maxAge) {
+			if cur.head != nil && from < k {
+				cur.head.cover.Add(a.lsn, uint32(from), uint32(k))
+				from = k
+			}
+			a.i.closeChunk(cur, reasonMaxAge)
+		}
+		h := a.head(cur, need, int(s.Raw.Len))
+		if e.Meta.Len > 0 {
+			c := cur.chunk
+			if c.syms == nil {
+				c.syms = chunk.NewSymbols(nil)
+			}
+			for p := b.Pairs(e); p.Next(); {
+				a.syms = append(a.syms, c.syms.Intern(p.Name), c.syms.Intern(p.Value))
+			}
+		}
+		h.buf.B = chunk.AppendEntry(h.buf.B, e.TS, line, a.syms)
+		h.size += len(line) + 4*len(a.syms)
+		if h.entries == 0 {
+			h.mint, h.maxt = e.TS, e.TS
+		} else {
+			if e.TS < h.last {
+				h.disorder = true
+			}
+			h.mint, h.maxt = min(h.mint, e.TS), max(h.maxt, e.TS)
+		}
+		h.last = e.TS
+		h.entries++
+		cur.chunk.extend(e.TS, e.TS)
+		newest = max(newest, e.TS)
+	}
+	if cur != nil && cur.head != nil {
+		if from == 0 && len(b.Streams) == 1 {
+			cur.head.cover.Add(a.lsn, 0, blocks.All)
+		} else {
+			cur.head.cover.Add(a.lsn, uint32(from), uint32(base+len(entries)))
+		}
+	}
+	st.newest.Store(newest)
+	st.touched = a.now
+}
+
+// head returns ln's head with room for need more bytes, making head and chunk
+// if there are none. A new one gets room for hint bytes, within a block.
+func (a *appender) head(ln *lane, need, hint int) *head {
+	if ln.chunk == nil {
+		ln.chunk = &openChunk{stream: a.st, lane: ln, seq: a.st.nextChunk, opened: a.now}
+		a.st.nextChunk++
+	}
+	h := ln.head
+	if h == nil {
+		h = &head{stream: a.st, chunk: ln.chunk, started: a.now}
+		h.buf = a.i.slabs.Get(max(need, min(hint, a.i.blockSize)))
+		ln.head = h
+		return h
+	}
+	if n := len(h.buf.B); cap(h.buf.B)-n < need {
+		grown := a.i.slabs.Get(max(cap(h.buf.B)+1, n+need+n/4))
+		grown.B = append(grown.B, h.buf.B...)
+		a.i.slabs.Put(h.buf)
+		h.buf = grown
+	}
+	return h
+}
