@@ -55,7 +55,7 @@ func TestGracefulEnd(t *testing.T) {
 			if flush {
 				arg = "-ingester.flush-on-shutdown=true"
 			}
-			s := testkit.NewServer(t, t.TempDir(), testkit.MappedArgs, arg,
+			s := testkit.NewServer(t, t.TempDir(), testkit.MappedArgs, arg, "-forward.drain-timeout=500ms",
 				"-limits.ingestion-rate-mb=1000", "-limits.ingestion-burst-size-mb=1000")
 			s.Start()
 			s.WaitReady()
