@@ -108,8 +108,11 @@ func setOf(replicas []int) set {
 
 // call is one push on its way to replicas.
 type call struct {
-	g    *Gateway
-	ring *ring.Ring
+	g      *Gateway
+	ring   *ring.Ring
+	ctx    context.Context // the client's, but going on when that ends
+	first  context.Context // with the deadline that all have who are asked at once
+	cancel context.CancelFunc
 
 	mu        sync.Mutex
 	undecided int           // parts
@@ -169,12 +172,13 @@ func (g *Gateway) replicate(ctx context.Context, r *ring.Ring, parts []*part, b 
 		c.running += p.state.pending
 	}
 	g.running.Add(c.running)
-	detached := context.WithoutCancel(ctx)
+	c.ctx = context.WithoutCancel(ctx)
+	c.first, c.cancel = context.WithTimeout(c.ctx, g.cfg.ReplicaTimeout)
 	for _, p := range parts {
 		n := p.state.pending
 		p.refs.Store(int32(n) + 1)
 		for i := range n {
-			go c.run(detached, p, i)
+			go c.run(p, i)
 		}
 	}
 	var err error
@@ -212,24 +216,31 @@ func (c *call) detach() {
 }
 
 // run asks replica i of p's set, then those that take its place.
-func (c *call) run(ctx context.Context, p *part, i int) {
+func (c *call) run(p *part, i int) {
 	defer c.g.running.Done()
 	defer p.release()
-	instance, view := p.walk[i], p.state.views[i]
+	view := p.state.views[i]
+	p.view(view)
+	err := c.ask(c.first, p.walk[i], view)
 	for {
-		p.view(view)
-		err := c.ask(ctx, c.ring.Instances()[instance], view)
 		next, again := c.answered(p, view, err)
 		if !again {
 			return
 		}
-		instance = next
+		p.view(view)
+		err = c.askNext(next, view)
 	}
 }
 
-func (c *call) ask(ctx context.Context, in ring.Instance, view *push.Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, c.g.cfg.ReplicaTimeout)
+// askNext is ask with a deadline of its own.
+func (c *call) askNext(instance int, view *push.Batch) error {
+	ctx, cancel := context.WithTimeout(c.ctx, c.g.cfg.ReplicaTimeout)
 	defer cancel()
+	return c.ask(ctx, instance, view)
+}
+
+func (c *call) ask(ctx context.Context, instance int, view *push.Batch) error {
+	in := c.ring.Instances()[instance]
 	replica, err := c.g.d.Dial(in)
 	if err == nil {
 		err = replica.Push(ctx, view)
@@ -289,6 +300,7 @@ func (c *call) answered(p *part, view *push.Batch, err error) (next int, again b
 	}
 	c.running--
 	if c.running == 0 {
+		c.cancel()
 		close(c.finished)
 		if c.detached {
 			c.g.background.Release(c.size)
