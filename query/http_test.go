@@ -470,10 +470,7 @@ func FuzzAppendJSON(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		var want string
-		for _, r := range s { // invalid bytes come out as U+FFFD
-			want += string(r)
-		}
+		want := string([]rune(s)) // invalid bytes come out as U+FFFD
 		for _, html := range []bool{false, true} {
 			b := appendJSON(nil, s, html)
 			var got string

@@ -329,7 +329,7 @@ func (j *jsonWriter) seconds(name string, d time.Duration) {
 	j.buf = strconv.AppendFloat(j.buf, d.Seconds(), 'f', -1, 64)
 }
 
-// stats writes Loki's statistics. A block counts as a chunk there, and lines
+// stats writes Loki's statistics, all but those of its column store. A block counts as a chunk there, and lines
 // in memory as lines of head chunks.
 func (j *jsonWriter) stats(s *Stats) {
 	bytes, lines := s.Memory.Bytes+s.Store.Bytes, s.Memory.Lines+s.Store.Lines
@@ -353,6 +353,7 @@ func (j *jsonWriter) stats(s *Stats) {
 	j.field("totalStructuredMetadataBytesProcessed", s.Memory.MetaBytes+s.Store.MetaBytes)
 	j.raw(`},"querier":{"store":`)
 	j.storeStats(&s.Store, false)
+	j.seconds("querierExecTime", s.Exec)
 	j.raw(`},"ingester":{`)
 	reached := int64(0)
 	if s.Memory.Asked {
@@ -362,6 +363,7 @@ func (j *jsonWriter) stats(s *Stats) {
 	j.field("totalChunksMatched", int64(s.Memory.Blocks))
 	j.field("totalBatches", reached)
 	j.field("totalLinesSent", s.Memory.Kept)
+	j.fields("recvWaitTime")
 	j.raw(`,"store":`)
 	j.storeStats(&s.Memory, true)
 	j.raw(`},"cache":{`)
@@ -375,7 +377,9 @@ func (j *jsonWriter) stats(s *Stats) {
 	}
 	j.raw(`},"index":{`)
 	j.fields("totalChunks", "postFilterChunks", "shardsDuration")
-	j.raw(`,"usedBloomFilters":false}}`)
+	j.raw(`,"usedBloomFilters":false`)
+	j.fields("totalStreams", "chunkRefsLookupTime", "bloomFilterTime")
+	j.raw(`}}`)
 }
 
 func (j *jsonWriter) storeStats(s *SourceStats, head bool) {
@@ -383,7 +387,7 @@ func (j *jsonWriter) storeStats(s *SourceStats, head bool) {
 	j.field("totalChunksRef", int64(s.Blocks))
 	j.field("totalChunksDownloaded", int64(s.BlocksLoaded))
 	j.field("chunksDownloadTime", int64(s.Load))
-	j.raw(`,"queryReferencedStructuredMetadata":false,"chunk":{`)
+	j.raw(`,"queryReferencedStructuredMetadata":false,"queryUsedV2Engine":false,"chunk":{`)
 	h, d := SourceStats{}, *s
 	if head {
 		h, d = d, h

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand"
 	"slices"
 	"sort"
@@ -669,6 +670,73 @@ func TestNoAllocationPerLine(t *testing.T) {
 	if few, many := lines(10), lines(10_000); many > few+5 {
 		t.Fatalf("10 lines take %v allocations, 10,000 take %v", few, many)
 	}
+}
+
+// TestCollisions gives different entries the same hash.
+func TestCollisions(t *testing.T) {
+	rng := rand.New(rand.NewSource(3))
+	for range 300 {
+		tp := newTop(5, rng.Intn(2) == 0, 1<<20)
+		best := map[int64]bool{}
+		for range 40 {
+			ts := int64(rng.Intn(25))
+			k := key{ts: ts, off: uint32(rng.Intn(3))}
+			best[ts] = true
+			if tp.useless(k) {
+				continue
+			}
+			if _, err := tp.enter(k, appendTail([]byte("x"), key{ts: ts}), 1, uint64(ts%3)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var want, got []int64
+		for ts := range best {
+			want = append(want, ts)
+		}
+		slices.Sort(want)
+		if tp.backward {
+			slices.Reverse(want)
+		}
+		for _, e := range tp.shown() {
+			got = append(got, e.TS)
+		}
+		if !slices.Equal(got, want[:min(5, len(want))]) {
+			t.Fatalf("backward %v: got %v, want the first of %v", tp.backward, got, want)
+		}
+	}
+}
+
+// FuzzScan reads blocks of any content.
+func FuzzScan(f *testing.F) {
+	b := newBlock(entry{1, "a needle", "k=v"}, entry{1, "", ""}, entry{5, "needle", "k=v,j=w"})
+	f.Add(b.content, "needle", 10)
+	f.Add(b.content[:len(b.content)-2], "", 1)
+	f.Add([]byte{2, 1, 'x', 3, 1, 0xff, 0x01}, "x", 2)
+	f.Fuzz(func(t *testing.T, content []byte, needle string, limit int) {
+		block := &testBlock{mint: -1 << 63, maxt: 1<<63 - 1, content: content, symbols: []string{"k", "v"}}
+		q := logQuery(t, `{a="b"}`)
+		q.Filters = []logql.LineFilter{{Op: logql.Contains, Texts: []string{needle}}}
+		e, err := New(Deps{Store: new(fake).add(`{a="b"}`, block), Limits: func(string) Limits { return Limits{} }}, DefaultConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for dir := range Direction(2) {
+			r, err := e.Run(context.Background(), Request{Tenant: "t", Query: q, From: -1 << 63, Through: 1<<63 - 1, Limit: 1 + max(limit, 0)%100, Direction: dir})
+			if err != nil {
+				if !errors.Is(err, chunk.ErrContent) {
+					t.Fatal(err)
+				}
+				continue
+			}
+			for _, e := range r.Entries {
+				if !strings.Contains(string(e.Line), needle) {
+					t.Fatalf("%q has no %q", e.Line, needle)
+				}
+			}
+			j := jsonWriter{w: io.Discard}
+			j.streams(r, dir == Forward)
+		}
+	})
 }
 
 func TestPairs(t *testing.T) {

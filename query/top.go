@@ -41,9 +41,9 @@ type candidate struct {
 	heapPos int32
 }
 
-var errTooLarge = errors.New("answer too large")
-
 const tailSize = 12 // time and stream in candidate.data
+
+var errTooLarge = errors.New("answer too large")
 
 // top keeps the best entries of those that are offered, at most limit, without
 // duplicates.
@@ -101,7 +101,11 @@ func (t *top) offer(k key, data []byte, line int) (duplicate bool, err error) {
 	if t.useless(k) {
 		return false, nil
 	}
-	hash := xxhash.Sum64(data)
+	return t.enter(k, data, line, xxhash.Sum64(data))
+}
+
+// enter is offer behind its first check.
+func (t *top) enter(k key, data []byte, line int, hash uint64) (duplicate bool, err error) {
 	if i := t.find(hash, data, line); i >= 0 {
 		c := &t.cands[i]
 		if k.less(c.first) {
