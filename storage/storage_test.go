@@ -501,11 +501,11 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 8 * len(object) {
+	for i := range object {
 		bad := bytes.Clone(object)
-		bad[i/8] ^= 1 << (i % 8)
+		bad[i] ^= 1 << (i % 8)
 		set(key.String(), bad)
-		loadError(fmt.Sprintf("bit %d", i), has("checksum"))
+		loadError(fmt.Sprintf("byte %d", i), has("checksum"))
 	}
 	set(key.String(), object[:len(object)/2])
 	loadError("half", has("checksum"))

@@ -38,7 +38,7 @@ func samples(t testing.TB, textSize int) map[string][]byte {
 	}
 	text := logText(t)[:textSize]
 	return map[string][]byte{
-		"empty": {}, "one byte": {7}, "short": []byte("hello"), "zeros": make([]byte, 300_000), "noise": noise,
+		"empty": {}, "one byte": {7}, "short": []byte("hello"), "zeros": make([]byte, 140_000), "noise": noise,
 		"text": text, "one block": text[:64<<10], "one block and a byte": text[:64<<10+1],
 		"text, noise, text": append(append(bytes.Clone(text), noise...), text...),
 	}
@@ -46,8 +46,10 @@ func samples(t testing.TB, textSize int) map[string][]byte {
 
 func TestCodecRoundTrip(t *testing.T) {
 	for _, c := range Codecs() {
-		all := samples(t, 200_000)
-		all["5 MiB"] = bytes.Repeat(all["text"][:100], 5<<20/100)
+		all := samples(t, 66_000)
+		if c != GZIP && c != Flate { // those know no blocks
+			all["5 MiB"] = bytes.Repeat(all["text"][:100], 5<<20/100)
+		}
 		for name, src := range all {
 			z, err := c.Compress([]byte("pre"), src)
 			if err != nil || !bytes.HasPrefix(z, []byte("pre")) {
@@ -85,7 +87,7 @@ func TestCodecOthers(t *testing.T) {
 		readers[c] = lz4Reader
 	}
 	for c, open := range readers {
-		for name, src := range samples(t, 70_000) {
+		for name, src := range samples(t, 66_000) {
 			z, err := c.Compress(nil, src)
 			if err != nil {
 				t.Fatal(err)
@@ -133,7 +135,7 @@ func TestCodecOthers(t *testing.T) {
 		{ZSTD, "better, no checksum", zstdWith(zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))},
 	}
 	for _, w := range writers {
-		for name, src := range samples(t, 70_000) {
+		for name, src := range samples(t, 66_000) {
 			var buf bytes.Buffer
 			// Twice, since streams may be concatenated.
 			for range 2 {
@@ -199,7 +201,7 @@ func TestXXH32(t *testing.T) {
 
 // TestBombs has small inputs that are, or claim to be, huge.
 func TestBombs(t *testing.T) {
-	zeros := make([]byte, 16<<20)
+	zeros := make([]byte, 4<<20)
 	bombs := map[string]struct {
 		c Codec
 		z []byte
@@ -232,12 +234,12 @@ func TestBombs(t *testing.T) {
 		_, _ = b.c.Decompress(dst, b.z, 100) // fills the pools
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := b.c.Decompress(dst, b.z, 1<<20)
+		_, err := b.c.Decompress(dst, b.z, 256<<10)
 		runtime.ReadMemStats(&after)
 		if err == nil {
 			t.Fatalf("%s: no error", name)
 		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 6<<20 {
+		if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
 			t.Fatalf("%s: %d bytes were allocated", name, n)
 		}
 	}
