@@ -139,6 +139,12 @@ func (b *syncBuffer) lines() []string {
 	return strings.Split(strings.TrimSpace(b.b.String()), "\n")
 }
 
+func (b *syncBuffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.b.Reset()
+}
+
 // rig is a server with what it works with.
 type rig struct {
 	*Server
@@ -160,7 +166,7 @@ func newRig(t testing.TB, sink *fakeSink, format string, change func(*Config)) *
 	cfg := DefaultConfig()
 	cfg.Listen = "127.0.0.1:0"
 	cfg.Heartbeat = false
-	cfg.DrainTimeout = 3 * time.Second
+	cfg.DrainTimeout = 10 * time.Second
 	if change != nil {
 		change(&cfg)
 	}

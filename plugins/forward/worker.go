@@ -315,14 +315,15 @@ func (c *conn) push(w *worker, d identity) error {
 	w.bl.Finish()
 	b.Tenant, b.Receiver, b.ID = c.s.cfg.Tenant, job, d.push(w.part)
 	w.part++
+	entries := len(b.Entries)
 	err := c.pushUntil(b, d.chunk != nil)
 	if err == nil {
 		c.s.metrics.seconds.Observe(time.Since(w.since).Seconds())
 		return nil
 	}
 	if d.chunk == nil {
-		c.s.metrics.dropped.WithLabelValues("shutdown").Add(float64(len(b.Entries)))
-		c.s.d.Log.Error("entries lost: they could not be stored before the shutdown", "peer", c.peer, "entries", len(b.Entries), "err", err)
+		c.s.metrics.dropped.WithLabelValues("shutdown").Add(float64(entries))
+		c.s.d.Log.Error("entries lost: they could not be stored before the shutdown", "peer", c.peer, "entries", entries, "err", err)
 		return errShutdown
 	}
 	return &closeError{reason: "not_stored", err: fmt.Errorf("a message could not be stored, it is not acknowledged: %w", err)}
@@ -338,13 +339,14 @@ const (
 // wanted, for Config.Hold, else until the server must end.
 func (c *conn) pushUntil(b *push.Batch, wanted bool) error {
 	giveUp := time.Now().Add(c.s.cfg.Hold)
+	entries := len(b.Entries) // the sink may take refused ones out
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		err := c.s.d.Sink.Push(c.s.ctx, b)
 		if err == nil {
-			c.s.metrics.stored.Add(float64(len(b.Entries)))
+			c.s.metrics.stored.Add(float64(entries))
 			return nil
 		}
-		if c.refused(b, err) {
+		if c.refused(entries, err) {
 			return nil
 		}
 		wait := retryAfter(err, pause)
@@ -353,7 +355,7 @@ func (c *conn) pushUntil(b *push.Batch, wanted bool) error {
 			return err
 		}
 		c.s.metrics.retries.Inc()
-		c.s.logs.warn("push failed, it is tried again", "peer", c.peer, "entries", len(b.Entries), "wait", wait, "err", err)
+		c.s.logs.warn("push failed, it is tried again", "peer", c.peer, "entries", entries, "wait", wait, "err", err)
 		c.s.sleep(wait)
 	}
 }
@@ -368,12 +370,11 @@ func retryAfter(err error, pause time.Duration) time.Duration {
 	return pause + rand.N(pause/4+1)
 }
 
-// refused counts and logs entries that have been refused for good; false if
-// err does not say that of any.
-func (c *conn) refused(b *push.Batch, err error) bool {
+// refused counts and logs which of n entries have been refused for good; false
+// if err does not say that of any.
+func (c *conn) refused(n int, err error) bool {
 	var some *push.Rejected
 	var all *push.Error
-	n := len(b.Entries)
 	switch {
 	case errors.As(err, &some):
 		c.s.metrics.stored.Add(float64(n - min(n, some.Entries)))
