@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 )
 
@@ -142,6 +143,30 @@ func TestQueryRange(t *testing.T) {
 	f(`query={app="web",host="h1"}&interval=0.000000015`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
 		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}],["1699999999999999960","zero",{"structuredMetadata":{"level":"warn"}}]]}]`)
 	f(`query=vector(1)+vector(1)&start=1700000000&end=1700000002.5&step=1`, "", `"matrix","result":[{"metric":{},"values":[[1700000000,"2"],[1700000001,"2"],[1700000002,"2"],[1700000003,"2"]]}]`)
+}
+
+func TestShownMetadata(t *testing.T) {
+	f := func(ls, meta, want string) {
+		t.Helper()
+		l, err := labels.Parse(ls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p Pairs
+		for kv := range strings.SplitSeq(meta, ",") {
+			n, v, _ := strings.Cut(kv, "=")
+			p = appendText(appendText(p, n), v)
+		}
+		if got := shownMetadata(l, p).String(); got != want {
+			t.Fatalf("%s beside %s: got %s, want %s", meta, ls, got, want)
+		}
+	}
+	f(`{a="b"}`, "c=d,e=f", `{c="d", e="f"}`)
+	f(`{a="b"}`, "c=,e=f", `{e="f"}`)
+	f(`{a="b"}`, "a=1", `{a_extracted="1"}`)
+	f(`{a="b"}`, "a=1,a_extracted=2", `{a_extracted="1", a_extracted_extracted="2"}`)
+	f(`{a="b", a_extracted="c"}`, "a=1,a_extracted=2", `{a_extracted_extracted="1", a_extracted_extracted_extracted="2"}`)
+	f(`{a="b"}`, "c=1,c=2,c=3", `{c="1", c_extracted="2", c_extracted_extracted="3"}`)
 }
 
 // TestSameShownLabels has streams that differ only in whether a name is a

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"math"
@@ -152,41 +153,77 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 
 // metadata writes the third element of a categorised value.
 func (j *jsonWriter) metadata(ls labels.Labels, p Pairs) {
-	meta := shownMetadata(ls, p)
-	if len(meta) == 0 {
-		j.raw(`,{}`)
-		return
+	j.raw(`,{`)
+	sep := `"structuredMetadata":{`
+	for it := (shownPairs{labels: ls, rest: p}); it.next(); sep = "," {
+		j.raw(sep)
+		j.buf = appendJSON(j.buf, it.name, false)
+		j.buf = append(j.buf, ':')
+		j.buf = appendJSON(j.buf, it.value, false)
 	}
-	j.raw(`,{"structuredMetadata":`)
-	j.labels(meta)
-	j.raw(`}`)
+	if sep == "," {
+		j.raw("}")
+	}
+	j.raw("}")
 }
 
 // extracted is the suffix of a metadata name that a label has already.
 const extracted = "_extracted"
 
-// shownMetadata returns p under the names that it is shown by beside ls. Like
-// labels, metadata without a value is not shown.
+// shownPairs walks metadata under the names by which it is shown beside labels.
+// Like a label, metadata without a value is not shown.
+type shownPairs struct {
+	labels      labels.Labels
+	rest        Pairs
+	name, value []byte
+	last        []byte   // name in the source of the pair before
+	renamed     []string // names that are not those of the source
+}
+
+func (s *shownPairs) next() bool {
+	for {
+		var ok bool
+		if s.name, s.value, ok = s.rest.Next(); !ok {
+			return false
+		}
+		if len(s.value) > 0 {
+			break
+		}
+	}
+	twice := s.last != nil && bytes.Equal(s.last, s.name)
+	s.last = s.name
+	if !twice && !s.taken(s.name) {
+		return true
+	}
+	name := string(s.name) + extracted
+	for s.taken([]byte(name)) {
+		name += extracted
+	}
+	s.name, s.renamed = []byte(name), append(s.renamed, name)
+	return true
+}
+
+// taken reports whether a label has the name, or metadata that was renamed.
+func (s *shownPairs) taken(name []byte) bool {
+	for i := range s.labels {
+		if s.labels[i].Name == string(name) {
+			return true
+		}
+	}
+	for _, n := range s.renamed {
+		if n == string(name) {
+			return true
+		}
+	}
+	return false
+}
+
 func shownMetadata(ls labels.Labels, p Pairs) labels.Labels {
 	var out labels.Labels
-	taken := func(name string) bool {
-		has := func(l labels.Label) bool { return l.Name == name }
-		return slices.ContainsFunc(ls, has) || slices.ContainsFunc(out, has)
+	for it := (shownPairs{labels: ls, rest: p}); it.next(); {
+		out = append(out, labels.Label{Name: string(it.name), Value: string(it.value)})
 	}
-	for {
-		n, v, ok := p.Next()
-		if !ok {
-			return out
-		}
-		if len(v) == 0 {
-			continue
-		}
-		name := string(n)
-		for taken(name) {
-			name += extracted
-		}
-		out = append(out, labels.Label{Name: name, Value: string(v)})
-	}
+	return out
 }
 
 // group sorts the entries into the streams that are shown, ordered by text.

@@ -217,21 +217,27 @@ func (t *top) down(i int) {
 // in that of the answer. The difference is in entries of one time that have
 // copies in several places: shown, they are where the first copy is, so that
 // backward is forward turned round. The entries own their bytes.
-func (t *top) chosen() []Entry { return t.entries(func(c *candidate) key { return c.key }) }
-func (t *top) shown() []Entry  { return t.entries(func(c *candidate) key { return c.first }) }
+func (t *top) chosen() []Entry { return t.entries(false) }
+func (t *top) shown() []Entry  { return t.entries(true) }
 
-func (t *top) entries(by func(*candidate) key) []Entry {
-	slices.SortFunc(t.cands, func(a, b candidate) int {
-		if t.better(by(&a), by(&b)) {
+// entries ends the use of t.
+func (t *top) entries(byFirst bool) []Entry {
+	slices.SortFunc(t.heap, func(i, j int32) int {
+		a, b := &t.cands[i], &t.cands[j]
+		x, y := a.key, b.key
+		if byFirst {
+			x, y = a.first, b.first
+		}
+		if t.better(x, y) {
 			return -1
 		}
 		return 1
 	})
-	out := make([]Entry, len(t.cands))
-	for i := range t.cands {
+	out := make([]Entry, len(t.heap))
+	for n, i := range t.heap {
 		c := &t.cands[i]
-		n := len(c.data) - tailSize
-		out[i] = Entry{TS: c.ts, Stream: int(c.stream), Line: c.data[:c.line:c.line], Meta: Pairs(c.data[c.line:n:n])}
+		meta := len(c.data) - tailSize
+		out[n] = Entry{TS: c.ts, Stream: int(c.stream), Line: c.data[:c.line:c.line], Meta: Pairs(c.data[c.line:meta:meta])}
 	}
 	return out
 }
