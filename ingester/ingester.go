@@ -357,7 +357,7 @@ type pushState struct {
 var pushStates = sync.Pool{New: func() any { return new(pushState) }}
 
 // Push stores b; see docs/architecture.md for what it returns. Streams need
-// their canonical labels and tokens.
+// their canonical labels and tokens, and the batch must not be Stale.
 func (i *Ingester) Push(ctx context.Context, b *push.Batch) error {
 	switch state(i.state.Load()) {
 	case stateJoining:
@@ -427,17 +427,10 @@ func (i *Ingester) Push(ctx context.Context, b *push.Batch) error {
 
 // commit logs the accepted entries and appends them to their heads.
 func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch) error {
-	sts := ps.streams
 	if b.Stale {
-		b.Rebuild() // leaves refused streams out
-		kept := sts[:0:0]
-		for _, st := range sts {
-			if st != nil {
-				kept = append(kept, st)
-			}
-		}
-		sts = kept
+		return push.Errorf(push.Internal, "ingester: batch has entries that its body has not")
 	}
+	sts := ps.streams
 	seg := i.wal.CurrentSegment()
 	var logged wal.Ticket
 	for {

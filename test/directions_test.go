@@ -58,7 +58,7 @@ var directions = []struct {
 	{"internal/config", nil},
 	{"ring", append(leaves, "proto")},
 	{"plugins/mapping", append(leaves, "proto")},
-	{"plugins/fluentbit", append(leaves, "proto", "plugins/mapping", "plugins/fluentbit")},
+	{"plugins/fluentbit", append(leaves, "proto", "plugins/mapping", "plugins/msgpack", "plugins/grpcpush/pushclient", "plugins/fluentbit")},
 	{"plugins", append(leaves, "proto", "plugins")},
 	{"gateway", append(leaves, "proto", "ring", "gateway")},
 	{"storage/chunk", append(leaves, "proto", "storage/internal")},

@@ -154,13 +154,13 @@ type Block struct {
 
 // Recovered is what Open found.
 type Recovered struct {
-	Blocks      []*Block // in order of writing; flushed ones are left out
-	Covers      []StreamCover
-	MaxLSN      uint64 // newest push that any block covers
+	Blocks []*Block // in order of writing; flushed ones are left out
+	Covers []StreamCover
+	MaxLSN uint64 // newest push that any block covers
 	// NextChunk has, by stream, a number above those of all its chunks that the
 	// files know of. A number must not be used again: a note that its chunk is
 	// flushed may still be there.
-	NextChunk map[uint64]uint64
+	NextChunk   map[uint64]uint64
 	Corruptions int
 	TornBytes   int64
 }

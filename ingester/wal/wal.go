@@ -145,16 +145,17 @@ type Log struct {
 	log *slog.Logger
 	m   *metrics
 
-	mu       sync.Mutex
-	room     sync.Cond  // pending shrank, or the log was closed
-	segments []*segment // oldest first; the last one is current unless it was given up
-	next     LSN
-	group    *group // being gathered; nil if empty
-	queue    []*group
-	pending  int
-	closed   bool
-	spare    *segment // made ahead, not in segments yet
-	buffers  [][]byte
+	mu        sync.Mutex
+	room      sync.Cond  // pending shrank, preparing ended, or the log was closed
+	segments  []*segment // oldest first; the last one is current unless it was given up
+	next      LSN
+	group     *group // being gathered; nil if empty
+	queue     []*group
+	pending   int
+	closed    bool
+	spare     *segment // made ahead, not in segments yet
+	preparing bool     // the file of the next segment is being made
+	buffers   [][]byte
 
 	work      chan struct{} // something is in queue or group
 	wantSpare chan struct{}
@@ -258,7 +259,8 @@ func (l *Log) load() error {
 		}
 	}
 	sort.Slice(ids, func(a, b int) bool { return ids[a] < ids[b] })
-	for k, id := range ids {
+	var headless []*segment
+	for _, id := range ids {
 		s := &segment{id: id, sealed: true}
 		if s.f, err = l.fs.OpenFile(l.path(id), os.O_RDWR, 0o644); err != nil {
 			return fmt.Errorf("wal: open: %w", err)
@@ -270,28 +272,33 @@ func (l *Log) load() error {
 		}
 		s.size, s.end = st.Size(), st.Size()
 		ok, err := s.readHeader()
-		if err != nil {
+		if err != nil || !ok {
 			s.f.Close()
+		}
+		if err != nil {
 			return err
 		}
 		if !ok {
-			s.f.Close()
-			// At the end it is a segment that was made ahead or torn at its
-			// first write; elsewhere something was lost.
-			if k < len(ids)-1 {
-				if s.size == 0 { // given up before anything in it was durable
-					continue
-				}
-				l.corrupt(id, 0, "segment header does not check out, the segment is left out")
-			} else if err := l.fs.Remove(l.path(id)); err != nil {
-				return fmt.Errorf("wal: remove unused segment: %w", err)
-			}
+			headless = append(headless, s)
 			continue
 		}
+		for _, h := range headless {
+			if h.size > 0 { // else it was given up before anything in it was durable
+				l.corrupt(h.id, 0, "segment header does not check out, the segment is left out")
+			}
+		}
+		headless = nil
 		if n := len(l.segments); n > 0 && l.segments[n-1].id+1 != id && !contains(ids, id-1) {
 			l.corrupt(l.segments[n-1].id+1, 0, "segment is missing")
 		}
 		l.segments = append(l.segments, s)
+	}
+	// At the end they are segments that were made ahead, or whose first write
+	// did not reach the disk.
+	for _, h := range headless {
+		if err := l.fs.Remove(l.path(h.id)); err != nil {
+			return fmt.Errorf("wal: remove unused segment: %w", err)
+		}
 	}
 	if n := len(l.segments); n > 0 {
 		last := l.segments[n-1]
@@ -436,6 +443,9 @@ func (l *Log) Append(seg SegmentID, payload ...[]byte) (Ticket, SegmentID, error
 	for l.pending > maxPending && !l.closed {
 		l.room.Wait()
 	}
+	for !l.fits(need) && l.preparing && !l.closed {
+		l.room.Wait()
+	}
 	if l.closed {
 		return Ticket{}, seg, ErrClosed
 	}
@@ -491,15 +501,22 @@ func (l *Log) signal() {
 	}
 }
 
-// segmentFor returns the current segment if it has room for need bytes, else a
-// new one. Call with mu held.
-func (l *Log) segmentFor(need int64) (*segment, error) {
+// fits reports whether the current segment has room for need bytes. Call with
+// mu held.
+func (l *Log) fits(need int64) bool {
 	n := len(l.segments)
-	if n > 0 {
-		s := l.segments[n-1]
-		if !s.sealed && !s.failed && s.end+need <= s.size {
-			return s, nil
-		}
+	if n == 0 {
+		return false
+	}
+	s := l.segments[n-1]
+	return !s.sealed && !s.failed && s.end+need <= s.size
+}
+
+// segmentFor returns the current segment if it has room for need bytes, else a
+// new one. Call with mu held, and not while the next one is being prepared.
+func (l *Log) segmentFor(need int64) (*segment, error) {
+	if l.fits(need) {
+		return l.segments[len(l.segments)-1], nil
 	}
 	size := max(l.o.SegmentSize, segmentHeader+need)
 	s := l.spare
@@ -588,30 +605,22 @@ func (l *Log) preparer() {
 		case <-l.wantSpare:
 		}
 		l.mu.Lock()
-		have, id := l.spare != nil, l.nextID()
-		l.mu.Unlock()
-		if have {
-			continue
-		}
-		s, err := l.create(id, l.o.SegmentSize)
-		if err != nil {
-			l.log.Warn("making a WAL segment ahead failed", "err", err)
-			continue
-		}
-		l.mu.Lock()
-		if l.spare == nil && l.nextID() == id && !l.closed {
-			l.spare = s
+		id := l.nextID()
+		if l.spare != nil || l.closed {
 			l.mu.Unlock()
 			continue
 		}
-		// A large record or an impatient Append made that segment itself; the
-		// file under this name is not ours to remove any more.
-		taken := l.nextID() != id
+		l.preparing = true // nobody else makes the file of this name
 		l.mu.Unlock()
-		s.f.Close()
-		if !taken {
-			_ = l.fs.Remove(l.path(id))
+		s, err := l.create(id, l.o.SegmentSize)
+		if err != nil {
+			l.log.Warn("making a WAL segment ahead failed", "err", err)
+			s = nil
 		}
+		l.mu.Lock()
+		l.spare, l.preparing = s, false
+		l.mu.Unlock()
+		l.room.Broadcast()
 	}
 }
 
