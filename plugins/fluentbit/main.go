@@ -35,8 +35,6 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/fluent/fluent-bit-go/output"
-
 	"github.com/loki-go/loki-go/plugins/fluentbit/flush"
 )
 
@@ -57,10 +55,6 @@ func init() {
 // instances numbers the [OUTPUT] sections for the log.
 var instances atomic.Int64
 
-// instance is the context of a section. fluent-bit-go keeps contexts for ever,
-// so what one refers to is let go of at its end.
-type instance struct{ out atomic.Pointer[flush.Output] }
-
 func logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, nil)).With("output", name)
 }
@@ -78,7 +72,8 @@ func guard(where string, result *C.int, code C.int) {
 //export FLBPluginRegister
 func FLBPluginRegister(def unsafe.Pointer) (result C.int) {
 	defer guard("register", &result, -1)
-	return C.int(output.FLBPluginRegister(def, name, description))
+	register(def, name, description)
+	return 0
 }
 
 // FLBPluginInit opens one [OUTPUT] section. Anything but success ends Fluent
@@ -86,43 +81,43 @@ func FLBPluginRegister(def unsafe.Pointer) (result C.int) {
 //
 //export FLBPluginInit
 func FLBPluginInit(plugin unsafe.Pointer) (result C.int) {
-	defer guard("init", &result, output.FLB_ERROR)
+	defer guard("init", &result, flbError)
 	id := instances.Add(1)
 	log := logger().With("instance", id)
 	// The section can be read here only: later, Fluent Bit answers with the
 	// values of the instance that came last.
-	cfg, err := flush.Read(func(key string) string { return output.FLBPluginConfigKey(plugin, key) })
+	cfg, err := flush.Read(func(key string) string { return property(plugin, key) })
 	if err != nil {
 		log.Error("bad configuration", "err", err)
-		return output.FLB_ERROR
+		return flbError
 	}
 	o, err := flush.New(cfg, log, version)
 	if err != nil {
 		log.Error("start", "err", err)
-		return output.FLB_ERROR
+		return flbError
 	}
 	in := new(instance)
 	in.out.Store(o)
-	output.FLBPluginSetContext(plugin, in)
+	setContext(plugin, in)
 	log.Info("started; set retry_limit no_limits (Fluent Bit drops a chunk after one retry by default), workers 1 or more (a flush "+
 		"stops all of Fluent Bit otherwise), and storage.type filesystem in the inputs (chunks survive a restart then)",
 		"address", strings.Join(cfg.Addresses, ","), "tenant", cfg.Tenant, "labels", cfg.Labels.String(), "timeout", cfg.Timeout)
-	return output.FLB_OK
+	return flbOK
 }
 
 // FLBPluginFlushCtx pushes one chunk.
 //
 //export FLBPluginFlushCtx
 func FLBPluginFlushCtx(ctx, data unsafe.Pointer, length C.int, tag *C.char) (result C.int) {
-	defer guard("flush", &result, output.FLB_RETRY)
-	in, _ := output.FLBPluginGetContext(ctx).(*instance)
+	defer guard("flush", &result, flbRetry)
+	in := instanceOf(ctx)
 	if in == nil {
 		logger().Error("flush without an instance")
-		return output.FLB_RETRY
+		return flbRetry
 	}
 	o := in.out.Load()
 	if o == nil {
-		return output.FLB_RETRY // it has ended; the chunk is for the next
+		return flbRetry // it has ended; the chunk is for the next
 	}
 	var chunk []byte
 	if data != nil && length > 0 {
@@ -137,13 +132,13 @@ func FLBPluginFlushCtx(ctx, data unsafe.Pointer, length C.int, tag *C.char) (res
 //
 //export FLBPluginExitCtx
 func FLBPluginExitCtx(ctx unsafe.Pointer) (result C.int) {
-	defer guard("exit", &result, output.FLB_ERROR)
-	if in, _ := output.FLBPluginGetContext(ctx).(*instance); in != nil {
+	defer guard("exit", &result, flbError)
+	if in := instanceOf(ctx); in != nil {
 		if o := in.out.Swap(nil); o != nil {
 			o.Close()
 		}
 	}
-	return output.FLB_OK
+	return flbOK
 }
 
 // FLBPluginUnregister frees what Register allocated.
@@ -152,7 +147,7 @@ func FLBPluginExitCtx(ctx unsafe.Pointer) (result C.int) {
 func FLBPluginUnregister(def unsafe.Pointer) {
 	var result C.int
 	defer guard("unregister", &result, 0)
-	output.FLBPluginUnregister(def)
+	unregister(def)
 }
 
 func main() {} // c-shared needs it
