@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -18,13 +17,17 @@ import (
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
+
+	"github.com/loki-go/loki-go/internal/testkit/loglines"
 )
 
+// logText is 280 KB of lines such as a cluster writes.
 func logText(t testing.TB) []byte {
 	t.Helper()
-	b, err := os.ReadFile("../testdata/logs/mixed.log")
-	if err != nil {
-		t.Fatal(err)
+	g := loglines.New(1)
+	var b []byte
+	for n := 0; len(b) < 280<<10; n++ {
+		b = append(g.AppendLine(b, n, 1795521600e9+int64(n)*1e7), '\n')
 	}
 	return b
 }
