@@ -115,14 +115,12 @@ func (s *httpServer) wrap(mux *http.ServeMux) http.Handler {
 		s.busy.Inc()
 		defer s.busy.Dec()
 		rc := http.NewResponseController(w)
-		if r.ContentLength != 0 {
-			b := &body{body: r.Body, rc: rc, timeout: s.cfg.BodyTimeout}
-			// Before the handler: net/http reads the rest of a body that the
-			// handler leaves, and must not wait for it forever.
-			b.extend(start)
-			r.Body = b
-		}
 		out := &response{ResponseWriter: w, rc: rc, timeout: s.cfg.WriteTimeout}
+		if r.ContentLength != 0 {
+			b := &body{body: r.Body, rc: rc, timeout: s.cfg.BodyTimeout, left: progress}
+			b.allow(start.Add(b.timeout))
+			r.Body, out.body = b, b
+		}
 		mux.ServeHTTP(out, r)
 		route := r.Pattern
 		if route == "" {
@@ -132,35 +130,43 @@ func (s *httpServer) wrap(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// body moves the connection's read deadline on as bytes arrive.
+// body gives a client BodyTimeout for each part of its body. Only the time
+// that is spent waiting for the client counts: a server that is busy with what
+// it has read must not take that for a client that stalls.
 type body struct {
-	body    io.ReadCloser
-	rc      *http.ResponseController
-	timeout time.Duration
-	left    int       // bytes until the deadline moves
-	moved   time.Time // when it last did
+	body     io.ReadCloser
+	rc       *http.ResponseController
+	timeout  time.Duration
+	left     int           // bytes of this part
+	waited   time.Duration // for this part
+	deadline time.Time     // as the connection has it
+	done     bool
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		if now := time.Now(); now.Sub(b.moved) > b.timeout/16 {
-			b.extend(now)
-		}
-	}
+	start := time.Now()
+	b.allow(start.Add(b.timeout - b.waited))
 	n, err := b.body.Read(p)
-	b.left -= n
+	b.waited += time.Since(start)
+	if b.left -= n; b.left <= 0 {
+		b.left, b.waited = progress, 0
+	}
 	if errors.Is(err, io.EOF) {
 		// The deadline was for the body: a handler that now waits for a disk
 		// must not lose its connection.
+		b.done = true
 		_ = b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
-func (b *body) extend(now time.Time) {
-	// A connection without deadlines (tests) is as good as any.
-	_ = b.rc.SetReadDeadline(now.Add(b.timeout))
-	b.moved, b.left = now, progress
+// allow moves the deadline to t, if that is worth the call.
+func (b *body) allow(t time.Time) {
+	if t.Sub(b.deadline) > b.timeout/16 {
+		// A connection without deadlines (tests) is as good as any.
+		_ = b.rc.SetReadDeadline(t)
+		b.deadline = t
+	}
 }
 
 func (b *body) Close() error { return b.body.Close() }
@@ -170,6 +176,7 @@ type response struct {
 	http.ResponseWriter
 	rc      *http.ResponseController
 	timeout time.Duration
+	body    *body // of the request, if it has one
 	status  int
 	moved   time.Time
 }
@@ -183,14 +190,26 @@ func (r *response) code() int {
 	return r.status
 }
 
-func (r *response) WriteHeader(code int) {
-	if r.status == 0 {
-		r.status = code
+// begin is called before anything is written. That is when net/http reads what
+// the handler left of a body; it must neither wait for that forever nor find a
+// deadline that passed while the handler was busy.
+func (r *response) begin(code int) {
+	if r.status != 0 {
+		return
 	}
+	r.status = code
+	if r.body != nil && !r.body.done {
+		r.body.allow(time.Now().Add(r.body.timeout))
+	}
+}
+
+func (r *response) WriteHeader(code int) {
+	r.begin(code)
 	r.ResponseWriter.WriteHeader(code)
 }
 
 func (r *response) Write(p []byte) (int, error) {
+	r.begin(http.StatusOK)
 	if now := time.Now(); now.Sub(r.moved) > r.timeout/16 {
 		_ = r.rc.SetWriteDeadline(now.Add(r.timeout))
 		r.moved = now

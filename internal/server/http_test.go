@@ -134,6 +134,33 @@ func TestSlowUploadLives(t *testing.T) {
 	}
 }
 
+func TestBusyServerIsNotASlowClient(t *testing.T) {
+	cfg := testHTTPConfig()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /p", func(w http.ResponseWriter, r *http.Request) {
+		n, buf := 0, make([]byte, 4<<10)
+		for {
+			k, err := io.ReadFull(r.Body, buf)
+			n += k
+			if err != nil {
+				fmt.Fprint(w, n, err)
+				return
+			}
+			time.Sleep(cfg.BodyTimeout / 2) // decompressing, say
+		}
+	})
+	addr, _ := serve(t, cfg, mux)
+	resp, err := http.Post("http://"+addr+"/p", "", bytes.NewReader(make([]byte, 42<<10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	if got, _ := io.ReadAll(resp.Body); string(got) != fmt.Sprint(42<<10, " unexpected EOF") {
+		t.Errorf("answer %q", got)
+	}
+}
+
 func TestIdleConnectionIsNotLogged(t *testing.T) {
 	cfg := testHTTPConfig()
 	cfg.IdleTimeout = 50 * time.Millisecond
