@@ -158,9 +158,6 @@ func (rc *Receiver) push(ctx context.Context, req *ingestpb.PushRequest, b *push
 	rc.entries.Add(float64(len(b.Entries)))
 	b.Tenant, b.Receiver = req.Tenant, rc.receiver(req.Receiver)
 	copy(b.ID[:], req.PushId)
-	if len(b.Entries) == 0 {
-		return nil
-	}
 	return rc.d.Sink.Push(ctx, b)
 }
 

@@ -111,7 +111,7 @@ func TestRead(t *testing.T) {
 			wantReason(t, err, push.BodyTooLarge)
 		}
 	}
-	for _, size := range []int{0, 1, 1000, step - 1, step, step + 1, 300_000, 3_000_000} {
+	for _, size := range []int{0, 1, 1000, step - 1, step, step + 1, 200_000} {
 		f("", "", size)
 		f("identity", "", size)
 		f("gzip", "gzip", size)
@@ -199,7 +199,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// TestBombs sends 128 MiB of zeros, compressed, and announcements of it.
+// TestBombs sends 32 MiB of zeros, compressed, and announcements of it.
 func TestBombs(t *testing.T) {
 	zeros := make([]byte, 1<<20)
 	const limit = 4 << 20
@@ -217,7 +217,7 @@ func TestBombs(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for range 128 {
+			for range 32 {
 				if _, err := w.Write(zeros); err != nil {
 					return
 				}

@@ -111,9 +111,6 @@ func (rc *Receiver) Register(mux *http.ServeMux) {
 	mux.Handle("/api/prom/push", rc)
 }
 
-// errNoStreams is the one refusal whose status has no reason: Loki answers 422.
-var errNoStreams = errors.New("error at least one valid stream is required for ingestion")
-
 // ServeHTTP answers one push.
 func (rc *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
@@ -123,13 +120,7 @@ func (rc *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p := request{rc: rc, r: r, ctx: r.Context()}
 	err := p.serve()
-	var code int
-	if errors.Is(err, errNoStreams) {
-		code = http.StatusUnprocessableEntity
-		http.Error(w, err.Error(), code)
-	} else {
-		code = httpbody.WriteError(w, err)
-	}
+	code := httpbody.WriteError(w, err)
 	rc.metrics.count(&p, code)
 	switch {
 	case err == nil || errors.Is(err, httpbody.ErrDisconnected) || p.ctx.Err() != nil:
@@ -185,12 +176,6 @@ func (p *request) serve() error {
 		return err
 	}
 	p.decoded, p.entries = len(b.Data), len(b.Entries)
-	if len(b.Streams) == 0 {
-		return errNoStreams
-	}
-	if len(b.Entries) == 0 {
-		return nil
-	}
 	b.Tenant = p.r.Header.Get(httpbody.TenantHeader)
 	b.Receiver = receiver
 	b.ID = httpbody.PushID(p.r.Header, w.body)

@@ -60,6 +60,9 @@ func (s *sink) Push(_ context.Context, b *push.Batch) error {
 	s.got = plain(b)
 	s.tenant, s.receiver, s.id = b.Tenant, b.Receiver, b.ID
 	s.body, s.codec = bytes.Clone(b.Body), b.Codec
+	if len(b.Streams) == 0 {
+		return push.Errorf(push.NoStreams, "error at least one valid stream is required for ingestion")
+	}
 	return s.err
 }
 
@@ -447,10 +450,10 @@ func TestLimits(t *testing.T) {
 
 // TestAdmission sends what is small and becomes large.
 func TestAdmission(t *testing.T) {
-	js, pb, _ := sample(20_000, 10)
+	js, pb, _ := sample(8000, 10)
 	var small strings.Builder
 	small.WriteString(`{"streams":[{"stream":{},"values":[`)
-	for range 300_000 {
+	for range 100_000 {
 		small.WriteString(`["1",""],`)
 	}
 	small.WriteString(`["1",""]]}]}`)
@@ -463,8 +466,8 @@ func TestAdmission(t *testing.T) {
 		"json":             {"application/json", "", js, int64(len(js)) / 2},
 		"protobuf":         {"application/x-protobuf", "", snappy.Encode(nil, pb), int64(len(pb)) / 2},
 		"tiny entries":     {"application/json", "", []byte(small.String()), 4 * int64(small.Len())},
-		"snappy of zeros":  {"application/x-protobuf", "", s2.Encode(nil, make([]byte, 100<<20)), 50 << 20},
-		"zstd gzip bomb":   {"application/json", "zstd", compress(t, "zstd", make([]byte, 64<<20)), 8 << 20},
+		"snappy of zeros":  {"application/x-protobuf", "", s2.Encode(nil, make([]byte, 40<<20)), 20 << 20},
+		"zstd gzip bomb":   {"application/json", "zstd", compress(t, "zstd", make([]byte, 32<<20)), 8 << 20},
 		"announced 1 GiB":  {"application/json", "snappy", append([]byte{0x80, 0x80, 0x80, 0x80, 0x04}, make([]byte, 64)...), 1 << 20},
 		"protobuf, 32 GiB": {"application/x-protobuf", "", append([]byte{0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 64)...), 1 << 20},
 	} {

@@ -294,11 +294,11 @@ func TestBadChunks(t *testing.T) {
 func TestLargeChunk(t *testing.T) {
 	s := &server{}
 	o, log := output(t, s, nil)
-	chunk := logs(100_000)
+	chunk := logs(45_000)
 	if r := o.Flush("t", chunk); r != OK {
 		t.Fatalf("got %s: %s", r, log)
 	}
-	if len(s.sizes) < 2 || slices.Max(s.sizes) > maxPush+1<<20 || len(s.got) != 100_000 {
+	if len(s.sizes) < 2 || slices.Max(s.sizes) > maxPush+1<<20 || len(s.got) != 45_000 {
 		t.Fatalf("%d entries in pushes of %v", len(s.got), s.sizes)
 	}
 	// The second push fails: the first is known by its id when all comes again.
