@@ -159,3 +159,13 @@ func TestUsageOfThisProcess(t *testing.T) {
 		t.Error("bad stat was read")
 	}
 }
+
+func TestCounter(t *testing.T) {
+	text := "# HELP a_total x\na_total_more 5\na_total 1.25e+06\nb{c=\"d\"} 3\n"
+	if got := counter(text, "a_total"); got != 1_250_000 {
+		t.Errorf("a_total is %d", got)
+	}
+	if got := counter(text, "nothing"); got != 0 {
+		t.Errorf("nothing is %d", got)
+	}
+}

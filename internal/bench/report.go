@@ -13,6 +13,8 @@ func (r Result) Print(w io.Writer, name string, floor float64) {
 		name, raw/1e9, r.PerGB(r.Ingest), r.PerGB(r.Flushed), r.PerGB(r.Flushed)/floor, raw/1e6/r.Load.Seconds,
 		r.Load.P50, r.Load.P99, float64(r.IngestRSS)/1e6, float64(r.PeakRSS)/1e6,
 		float64(r.Written)/raw, float64(r.Stored)/raw)
+	fmt.Fprintf(w, "%22s per byte of lines: body %.3f, WAL %.3f, blocks %.3f, objects %.3f; flush took %.1f s, %d retries\n", "",
+		float64(r.Load.Body)/raw, float64(r.WAL)/raw, float64(r.Blocks)/raw, float64(r.Objects)/raw, r.FlushSeconds, r.Load.Retries)
 }
 
 // Header explains the columns of Print and names them.

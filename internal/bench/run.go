@@ -125,6 +125,8 @@ type Result struct {
 	StartRSS     int64
 	Written      int64 // bytes by the server until all was stored
 	Stored       int64 // bytes of objects
+	// What the server says that it wrote: WAL records, blocks, chunks and index.
+	WAL, Blocks, Objects int64
 }
 
 // PerGB converts CPU seconds.
@@ -167,8 +169,39 @@ func (r *Run) Measure(ctx context.Context, spec Spec) (Result, error) {
 	res.Ingest, res.Flushed = ingested.CPU-before.CPU, after.CPU-before.CPU
 	res.PeakRSS, res.IngestRSS, res.StartRSS = after.PeakRSS, ingested.PeakRSS, before.RSS
 	res.Written = after.Written - before.Written
-	res.Stored, err = DirSize(filepath.Join(s.dir, "objects"))
-	return res, err
+	if res.Stored, err = DirSize(filepath.Join(s.dir, "objects")); err != nil {
+		return res, err
+	}
+	return res, s.counters(&res)
+}
+
+// counters reads what the server counted.
+func (s *server) counters(res *Result) error {
+	resp, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	res.WAL = counter(string(text), "loki_go_wal_appended_bytes_total")
+	res.Blocks = counter(string(text), "loki_go_ingester_block_bytes_sum")
+	res.Objects = counter(string(text), "loki_go_storage_chunk_written_bytes_total") + counter(string(text), "loki_go_storage_index_written_bytes_total")
+	return nil
+}
+
+// counter returns a value of Prometheus' text format.
+func counter(text, name string) int64 {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			if f, err := strconv.ParseFloat(strings.TrimSpace(rest), 64); err == nil {
+				return int64(f)
+			}
+		}
+	}
+	return 0
 }
 
 // load runs the load generator as a process. started is called when its
