@@ -102,8 +102,10 @@ func corpus(codec, tenant string, start int64) []testkit.Stream {
 	gen := loglines.New(uint64(len(codec) + 100*len(tenant)))
 	for app := range 6 {
 		s := testkit.Stream{Labels: []testkit.Pair{
-			{Name: "app", Value: loglines.AppName(app)}, {Name: "codec", Value: codec},
-			{Name: "odd", Value: "quote \" and \\ and ünï"}, {Name: "service_name", Value: "svc"},
+			{Name: "app", Value: loglines.AppName(app)},
+			{Name: "codec", Value: codec},
+			{Name: "odd", Value: "quote \" and \\ and ünï"},
+			{Name: "service_name", Value: "svc"},
 		}}
 		for i := range 700 {
 			ts := start + int64(i)*1e9 + int64(app)

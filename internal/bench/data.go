@@ -72,8 +72,10 @@ func newMaker(s Spec, conn int) *maker {
 	for i := conn; i < s.Streams; i += s.Conns {
 		app := loglines.AppName(i)
 		m.streams = append(m.streams, testkit.Stream{Labels: []testkit.Pair{
-			{Name: "app", Value: app}, {Name: "instance", Value: fmt.Sprintf("%s-%05d", app, i)},
-			{Name: "job", Value: "bench"}, {Name: "namespace", Value: fmt.Sprintf("team-%d", i%7)},
+			{Name: "app", Value: app},
+			{Name: "instance", Value: fmt.Sprintf("%s-%05d", app, i)},
+			{Name: "job", Value: "bench"},
+			{Name: "namespace", Value: fmt.Sprintf("team-%d", i%7)},
 		}})
 	}
 	return m
