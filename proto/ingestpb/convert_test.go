@@ -58,8 +58,12 @@ func TestMarks(t *testing.T) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
 	for _, bad := range []*Refused{
-		{Stream: 3}, {Stream: 1 << 31}, {Stream: 1, First: 2, Count: 1}, {Stream: 1, First: 1, Count: 2},
-		{Stream: 1, First: 1<<32 - 1, Count: 2}, {Stream: 1, First: 1, Count: 1<<32 - 1},
+		{Stream: 3},
+		{Stream: 1 << 31},
+		{Stream: 1, First: 2, Count: 1},
+		{Stream: 1, First: 1, Count: 2},
+		{Stream: 1, First: 1<<32 - 1, Count: 2},
+		{Stream: 1, First: 1, Count: 1<<32 - 1},
 	} {
 		if err := Apply(batch(), []*Refused{bad}); err == nil {
 			t.Fatalf("%v: no error", bad)

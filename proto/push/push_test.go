@@ -24,12 +24,14 @@ import (
 )
 
 // tEntry and tStream are pushes in the plainest form there is.
-type tPair struct{ name, value string }
-type tEntry struct {
-	ts   int64
-	line string
-	meta []tPair
-}
+type (
+	tPair  struct{ name, value string }
+	tEntry struct {
+		ts   int64
+		line string
+		meta []tPair
+	}
+)
 type tStream struct {
 	labels  string
 	entries []tEntry

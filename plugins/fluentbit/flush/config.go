@@ -177,7 +177,7 @@ func list(v string) ([]string, error) {
 // checkTenant applies Loki's rule for the names of tenants.
 func checkTenant(v string) error {
 	if len(v) > 150 || v == "." || v == ".." {
-		return fmt.Errorf("%q is not a tenant: 150 characters at most, not . or ..", v)
+		return fmt.Errorf("%q is not a tenant: must have 150 characters at most and not be one or two dots", v)
 	}
 	for _, c := range v {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("!-_.*'()", c) {

@@ -449,7 +449,7 @@ func TestRead(t *testing.T) {
 	bad(`Address: "a:1" is there twice`, "Address", "a:1,a:1")
 	bad(`Address: empty element in "a:1,"`, "Address", "a:1,")
 	bad(`TenantID: "a/b" is not a tenant: '/' is not allowed in it`, "TenantID", "a/b")
-	bad(`TenantID: ".." is not a tenant: 150 characters at most, not . or ..`, "TenantID", "..")
+	bad(`TenantID: ".." is not a tenant: must have 150 characters at most and not be one or two dots`, "TenantID", "..")
 	bad(`TenantID: TenantID and tenant_id say different things`, "TenantID", "a", "tenant_id", "b")
 	bad(`Labels: "a": want name=value, each name once`, "Labels", "a")
 	bad(`Labels: "a=2": want name=value, each name once`, "Labels", "a=1,a=2")
