@@ -66,10 +66,11 @@ fuzz:
 		done; \
 	done
 
-# Generated code; needs protoc and libprotobuf's .proto files.
+# Generated code. tools/proto needs no protoc.
 proto:
-	cd tools/proto && $(GO) build -o ../../bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	PATH="$(CURDIR)/bin/tools:$$PATH" $(GO) generate ./proto/...
+	mkdir -p bin/tools
+	cd tools/proto && $(GO) build -o ../../bin/tools/ . google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	bin/tools/proto proto
 
 # The reference of all settings, from their help texts.
 docs:
