@@ -52,7 +52,7 @@ func DefaultConfig() Config {
 		ChunkIdlePeriod:  30 * time.Minute,
 		MaxChunkAge:      2 * time.Hour,
 		FlushOnShutdown:  true,
-		FlushConcurrency: 4,
+		FlushConcurrency: 16,
 		FlushTimeout:     time.Minute,
 		FlushCheckPeriod: 10 * time.Second,
 		IndexInterval:    15 * time.Minute,

@@ -190,15 +190,24 @@ func (f *Filesystem) makeDir(dir string) error {
 	if len(dir) <= len(f.root) || f.known(dir) {
 		return nil
 	}
-	if err := f.fs.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	var made []string
+	// What MkdirAll makes is durable; what it finds need not be.
+	var found, made []string
 	for d := dir; len(d) > len(f.root) && !f.known(d); d = filepath.Dir(d) {
-		if err := f.fs.SyncDir(filepath.Dir(d)); err != nil {
+		switch _, err := f.fs.Stat(d); {
+		case err == nil:
+			found = append(found, d)
+		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
 		made = append(made, d)
+	}
+	if err := f.fs.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range found {
+		if err := f.fs.SyncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
 	}
 	for _, d := range made { // only now all of the path is durable
 		f.remember(d)
