@@ -86,7 +86,7 @@ func TestOrder(t *testing.T) {
 		var got []string
 		for _, op := range s.ops {
 			switch verb, _, _ := strings.Cut(op, " "); verb {
-			case "create", "write", "sync", "syncdir":
+			case "create", "write", "sync", "mkdirall", "syncdir":
 				got = append(got, op)
 			case "rename":
 				got = append(got, verb)
@@ -97,15 +97,20 @@ func TestOrder(t *testing.T) {
 			t.Fatalf("put %s: %q, want %q", key, got, want)
 		}
 	}
-	put("a/b/c", "syncdir a", "syncdir .", "rename", "syncdir a/b")
+	// MkdirAll makes durable what it makes, but not what it finds.
+	put("a/b/c", "mkdirall a/b", "rename", "syncdir a/b")
 	put("a/b/d", "rename", "syncdir a/b")
-	put("a/e/f", "syncdir a", "rename", "syncdir a/e")
+	put("a/e/f", "mkdirall a/e", "rename", "syncdir a/e")
+	if err := os.Mkdir(filepath.Join(root, "h"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put("h/i/j", "mkdirall h/i", "syncdir .", "rename", "syncdir h/i")
 	put("g", "rename", "syncdir .")
 	// Another process may remove folders.
 	if err := os.RemoveAll(filepath.Join(root, "a")); err != nil {
 		t.Fatal(err)
 	}
-	put("a/b/c", "rename", "syncdir a", "syncdir .", "rename", "syncdir a/b")
+	put("a/b/c", "rename", "mkdirall a/b", "rename", "syncdir a/b")
 }
 
 // TestFaults lets every operation of a Put fail in turn: the old object stays,
@@ -115,6 +120,9 @@ func TestFaults(t *testing.T) {
 	s := &script{root: root}
 	b := openBucket(t, vfs.Fault(vfs.OS, s.hook), root)
 	old, body := []byte("old"), bytes.Repeat([]byte("new"), 1000)
+	if err := os.Mkdir(filepath.Join(root, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	s.ops = nil
 	if err := b.Put(t.Context(), "x/y", old); err != nil {
 		t.Fatal(err)
