@@ -47,6 +47,9 @@ func Floor(spec Spec, dir string) (FloorResult, error) {
 		return r, err
 	}
 	w := floorWork{r: &r, f: f, enc: enc, streams: map[string]*[]byte{}}
+	// Buffers of the right size from the start: growing them would be copies
+	// that can be avoided, and so no part of the floor.
+	w.size = min(blockSize+64<<10, int(spec.Bytes/int64(spec.Streams))*5/4+4096)
 	for c := range spec.Conns {
 		m := newMaker(spec, c)
 		for {
@@ -74,7 +77,9 @@ type floorWork struct {
 	f       *os.File
 	enc     *zstd.Encoder
 	streams map[string]*[]byte
-	full    []*[]byte
+	full    []*[]byte // to be compressed, then free
+	free    []*[]byte
+	size    int
 	data    []byte
 	block   []byte
 }
@@ -119,6 +124,17 @@ func (w *floorWork) compress(b *[]byte) {
 	w.block = w.enc.EncodeAll(*b, w.block[:0])
 	w.r.Stored += int64(len(w.block))
 	*b = (*b)[:0]
+	w.free = append(w.free, b)
+}
+
+func (w *floorWork) buffer() *[]byte {
+	if n := len(w.free); n > 0 {
+		b := w.free[n-1]
+		w.free = w.free[:n-1]
+		return b
+	}
+	b := make([]byte, 0, w.size)
+	return &b
 }
 
 var errMalformed = errors.New("malformed protobuf")
@@ -150,7 +166,7 @@ func (w *floorWork) scan(p []byte) error {
 		}
 		b := w.streams[string(labels)]
 		if b == nil {
-			b = new([]byte)
+			b = w.buffer()
 			w.streams[string(labels)] = b
 		}
 		for len(entries) > 0 {
@@ -171,7 +187,7 @@ func (w *floorWork) scan(p []byte) error {
 				w.full = append(w.full, b)
 				// Compressed after the write; what follows until then belongs to the
 				// same block, as in a server that compresses in the background.
-				b, w.streams[string(labels)] = new([]byte), nil
+				b = w.buffer()
 				w.streams[string(labels)] = b
 			}
 		}
