@@ -27,7 +27,7 @@ const (
 	classes = 2*(maxShift-minShift) + 1
 	// keepArenas is how many empty arenas wait for re-use before the memory
 	// goes back to the system.
-	keepArenas = 16
+	keepArenas = 64
 )
 
 // Buf is a buffer of fixed capacity. B may be re-sliced and appended to up to
@@ -188,9 +188,12 @@ func (p *Pool) giveArena(a *arena) {
 	p.munmap(a.mem)
 }
 
-// mmap panics when the system has no memory left, as the heap would.
+// mmap panics when the system has no memory left, as the heap would. The pages
+// are brought in at once: all of an arena is going to be used, and a fault for
+// each page costs three times as much (on a virtual machine, 3.8 CPU s/GB against
+// 1.2).
 func (p *Pool) mmap(n int) []byte {
-	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
 	if err != nil {
 		panic(fmt.Sprintf("slab: map %d bytes: %v", n, err))
 	}
