@@ -15,18 +15,19 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return f.NewCounter(prometheus.CounterOpts{Name: "loki_go_wal_" + name, Help: help})
 	}
-	m := &metrics{
-		appended:    counter("appended_bytes_total", "Bytes of records appended to the WAL."),
-		records:     counter("records_total", "Records appended to the WAL."),
-		commits:     counter("commits_total", "Groups of records written."),
-		corruptions: counter("corruptions_total", "Places in the WAL at which records were lost."),
-		writeErrors: counter("write_errors_total", "Failed writes, syncs and segment creations."),
-		fsync: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_wal_fsync_seconds", Help: "Duration of fdatasync.",
-			Buckets: prometheus.ExponentialBuckets(1e-4, 2, 16)}),
-	}
-	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "loki_go_wal_segments", Help: "Segments on disk."},
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "loki_go_wal_segments", Help: "Segments of the WAL."},
 		func() float64 { return float64(len(l.Segments())) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "loki_go_wal_size_bytes", Help: "Bytes of records in all segments."},
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "loki_go_wal_size_bytes", Help: "Bytes in all segments of the WAL."},
 		func() float64 { return float64(l.Size()) })
-	return m
+	return &metrics{
+		appended:    counter("appended_bytes_total", "Bytes appended to the WAL, record headers included."),
+		records:     counter("records_total", "Records appended to the WAL."),
+		commits:     counter("commits_total", "Groups of records that became as durable as the sync mode promises."),
+		corruptions: counter("corruptions_total", "Places in the WAL at which acknowledged records were missing."),
+		writeErrors: counter("write_errors_total", "Writes, syncs and creations of segments that failed."),
+		fsync: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "loki_go_wal_fsync_seconds", Help: "Time that syncing the WAL took.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+		}),
+	}
 }

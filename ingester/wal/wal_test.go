@@ -3,18 +3,21 @@ package wal
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/loki-go/loki-go/internal/vfs"
@@ -22,7 +25,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func open(t testing.TB, fsys vfs.FS, dir string, o Options) *Log {
+const dir = "/wal"
+
+var ctx = context.Background()
+
+// rec is a record as a test knows it.
+type rec struct {
+	lsn  LSN
+	data string
+}
+
+func open(t testing.TB, fsys vfs.FS, o Options) *Log {
 	t.Helper()
 	l, err := Open(fsys, dir, o)
 	if err != nil {
@@ -31,30 +44,38 @@ func open(t testing.TB, fsys vfs.FS, dir string, o Options) *Log {
 	return l
 }
 
-type rec struct {
-	lsn     LSN
-	payload string
+// start opens a log and replays it.
+func start(t testing.TB, fsys vfs.FS, o Options) (*Log, []rec, ReplayStats) {
+	t.Helper()
+	l := open(t, fsys, o)
+	got, st := replayAll(t, l)
+	return l, got, st
 }
 
-func replay(t testing.TB, l *Log) ([]rec, ReplayStats) {
+func replayAll(t testing.TB, l *Log) ([]rec, ReplayStats) {
 	t.Helper()
-	var out []rec
-	stats, err := l.Replay(context.Background(), func(lsn LSN, p []byte) error {
-		out = append(out, rec{lsn, string(p)})
+	var got []rec
+	st, err := l.Replay(ctx, func(lsn LSN, p []byte) error {
+		got = append(got, rec{lsn, string(p)})
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out, stats
+	if st.Records != len(got) {
+		t.Fatalf("%d records in the stats, %d replayed", st.Records, len(got))
+	}
+	if done, total := l.Progress(); done != total || st.Bytes != total {
+		t.Fatalf("progress %d of %d, stats say %d", done, total, st.Bytes)
+	}
+	return got, st
 }
 
-// add appends one record and returns its ticket.
-func add(l *Log, payload string) (Ticket, error) {
+// add appends to whatever segment is current.
+func add(l *Log, data ...[]byte) (Ticket, error) {
 	seg := l.CurrentSegment()
 	for {
-		half := len(payload) / 2
-		tk, cur, err := l.Append(seg, []byte(payload[:half]), []byte(payload[half:]))
+		tk, cur, err := l.Append(seg, data...)
 		if !errors.Is(err, ErrSegment) {
 			return tk, err
 		}
@@ -62,16 +83,16 @@ func add(l *Log, payload string) (Ticket, error) {
 	}
 }
 
-func commit(t testing.TB, l *Log, payload string) LSN {
+func put(t testing.TB, l *Log, data string) rec {
 	t.Helper()
-	tk, err := add(l, payload)
+	tk, err := add(l, []byte(data))
 	if err == nil {
-		err = tk.Wait(context.Background())
+		err = tk.Wait(ctx)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tk.LSN
+	return rec{tk.LSN, data}
 }
 
 func shut(t testing.TB, l *Log) {
@@ -81,548 +102,668 @@ func shut(t testing.TB, l *Log) {
 	}
 }
 
-func payload(n int) string { return fmt.Sprintf("record %d %s", n, bytes.Repeat([]byte{'x'}, n%200)) }
-
-func TestRoundTripOverSegments(t *testing.T) {
-	fsys := vfs.NewMem()
-	o := Options{SegmentSize: 2048}
-	l := open(t, fsys, "/w", o)
-	var want []rec
-	for n := range 100 {
-		want = append(want, rec{commit(t, l, payload(n)), payload(n)})
-	}
-	big := string(bytes.Repeat([]byte{'B'}, 10000)) // larger than a segment
-	want = append(want, rec{commit(t, l, big), big})
-	want = append(want, rec{commit(t, l, "after"), "after"})
-	if n := len(l.Segments()); n < 6 {
-		t.Fatalf("%d segments", n)
-	}
-	shut(t, l)
-	for life := range 3 {
-		l = open(t, fsys, "/w", o)
-		got, stats := replay(t, l)
-		if fmt.Sprint(got) != fmt.Sprint(want) || stats.Corruptions != 0 || stats.Records != len(want) {
-			t.Fatalf("life %d: %d records, want %d, %+v", life, len(got), len(want), stats)
+func same(t testing.TB, got, want []rec) {
+	t.Helper()
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] {
+			t.Fatalf("record %d of %d is %d %.40q, want %d %.40q", i, len(got), got[i].lsn, got[i].data, want[i].lsn, want[i].data)
 		}
-		p := fmt.Sprint("life ", life)
-		want = append(want, rec{commit(t, l, p), p})
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d records, want %d", len(got), len(want))
+	}
+}
+
+// payload makes content that says which record it is of.
+func payload(n, size int) string {
+	s := fmt.Sprintf("record %d ", n)
+	return s + strings.Repeat("x", max(0, size-len(s)))
+}
+
+// segmentFiles returns the paths of segments.
+func segmentFiles(t testing.TB, fsys vfs.FS) []string {
+	t.Helper()
+	return filesLike(t, fsys, suffix)
+}
+
+func filesLike(t testing.TB, fsys vfs.FS, end string) []string {
+	t.Helper()
+	list, err := fsys.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range list {
+		if strings.HasSuffix(e.Name(), end) {
+			out = append(out, filepath.Join(dir, e.Name()))
+		}
+	}
+	return out
+}
+
+func readFile(t testing.TB, fsys vfs.FS, name string) []byte {
+	t.Helper()
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func writeFile(t testing.TB, fsys vfs.FS, name string, b []byte) {
+	t.Helper()
+	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err == nil {
+		err = fsys.SyncDir(filepath.Dir(name))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyMem(m *vfs.Mem) *vfs.Mem {
+	return m.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced)
+}
+
+func TestAppendAndReplay(t *testing.T) {
+	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
+		t.Run(mode.String(), func(t *testing.T) {
+			fsys := vfs.NewMem()
+			o := Options{Sync: mode, SyncInterval: time.Millisecond, SegmentSize: 4096}
+			var want []rec
+			for life := range 4 {
+				l, got, st := start(t, fsys, o)
+				same(t, got, want)
+				if st.Corruptions != 0 || st.Lost != 0 {
+					t.Fatalf("stats %+v", st)
+				}
+				if l.Next() != LSN(len(want)+1) {
+					t.Fatalf("next is %d after %d records", l.Next(), len(want))
+				}
+				for n := range 40 {
+					want = append(want, put(t, l, payload(n, n*life*5)))
+					if want[len(want)-1].lsn != LSN(len(want)) {
+						t.Fatalf("number %d is not %d", want[len(want)-1].lsn, len(want))
+					}
+				}
+				shut(t, l)
+				if _, err := add(l, nil); !errors.Is(err, ErrClosed) {
+					t.Fatalf("append after close: %v", err)
+				}
+				if err := l.Close(); !errors.Is(err, ErrClosed) {
+					t.Fatalf("second close: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func TestOnRealDisk(t *testing.T) {
+	d := filepath.Join(t.TempDir(), "a", "b")
+	var want []rec
+	for range 3 {
+		l, err := Open(vfs.OS, d, Options{SegmentSize: 64 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, st := replayAll(t, l)
+		same(t, got, want)
+		if st.Corruptions != 0 {
+			t.Fatalf("stats %+v", st)
+		}
+		for n := range 20 {
+			want = append(want, put(t, l, payload(n, 10000)))
+		}
+		if len(l.Segments()) < 3 {
+			t.Fatalf("%d segments", len(l.Segments()))
+		}
 		shut(t, l)
 	}
-	for n := 1; n < len(want); n++ {
-		if want[n].lsn != want[n-1].lsn+1 {
-			t.Fatalf("record %d has number %d behind %d", n, want[n].lsn, want[n-1].lsn)
+}
+
+func TestUse(t *testing.T) {
+	l := open(t, vfs.NewMem(), Options{})
+	defer shut(t, l)
+	if _, err := add(l, []byte("x")); !errors.Is(err, errNotReplayed) {
+		t.Fatalf("append before replay: %v", err)
+	}
+	if _, st := replayAll(t, l); st.Records != 0 {
+		t.Fatalf("an empty log has %d records", st.Records)
+	}
+	if _, err := l.Replay(ctx, nil); err == nil {
+		t.Fatal("replayed twice")
+	}
+	if l.Oldest() != 1 || l.Next() != 1 || l.Size() != 0 || l.CurrentSegment() != 1 {
+		t.Fatalf("oldest %d, next %d, size %d, segment %d", l.Oldest(), l.Next(), l.Size(), l.CurrentSegment())
+	}
+	huge := make([]byte, 1<<20)
+	var pieces [][]byte
+	for range maxRecord/len(huge) + 1 {
+		pieces = append(pieces, huge)
+	}
+	if _, err := add(l, pieces...); err == nil {
+		t.Fatal("a record above the limit was taken")
+	}
+	if s := put(t, l, ""); s.lsn != 1 {
+		t.Fatalf("an empty record got number %d", s.lsn)
+	}
+	for _, s := range []string{"always", "interval", "never"} {
+		if m, err := ParseSyncMode(s); err != nil || m.String() != s {
+			t.Fatalf("mode %s is %v, %v", s, m, err)
 		}
+	}
+	if _, err := ParseSyncMode("sometimes"); err == nil {
+		t.Fatal("mode sometimes")
+	}
+}
+
+func TestFirstIsALowerBound(t *testing.T) {
+	fsys := vfs.NewMem()
+	l, _, _ := start(t, fsys, Options{First: 100})
+	want := []rec{put(t, l, "a")}
+	shut(t, l)
+	l, got, _ := start(t, fsys, Options{First: 50})
+	same(t, got, want)
+	want = append(want, put(t, l, "b"))
+	shut(t, l)
+	l, _, _ = start(t, fsys, Options{First: 1000})
+	want = append(want, put(t, l, "c"))
+	shut(t, l)
+	l, got, st := start(t, fsys, Options{})
+	defer shut(t, l)
+	same(t, got, want)
+	if got[0].lsn != 100 || got[1].lsn != 101 || got[2].lsn != 1000 || st.Corruptions != 0 {
+		t.Fatalf("numbers %d %d %d, stats %+v", got[0].lsn, got[1].lsn, got[2].lsn, st)
+	}
+}
+
+// TestSegments checks that a record goes to the segment it was made for or to
+// none.
+func TestSegments(t *testing.T) {
+	fsys := vfs.NewMem()
+	l, _, _ := start(t, fsys, Options{SegmentSize: 4096})
+	first := l.CurrentSegment()
+	tk, cur, err := l.Append(first, make([]byte, 3000))
+	if err != nil || cur != first || tk.Wait(ctx) != nil {
+		t.Fatalf("append: %v, segment %d", err, cur)
+	}
+	if _, cur, err = l.Append(first+7, []byte("x")); !errors.Is(err, ErrSegment) || cur != first {
+		t.Fatalf("append to another segment: %v, %d", err, cur)
+	}
+	if _, cur, err = l.Append(first, make([]byte, 2000)); !errors.Is(err, ErrSegment) || cur != first+1 || l.CurrentSegment() != cur {
+		t.Fatalf("append that does not fit: %v, segment %d", err, cur)
+	}
+	if l.Next() != 2 {
+		t.Fatalf("refused records took numbers: next is %d", l.Next())
+	}
+	if _, again, err := l.Append(first, []byte("x")); !errors.Is(err, ErrSegment) || again != cur {
+		t.Fatalf("append to a full segment: %v, segment %d", err, again)
+	}
+	if tk, _, err = l.Append(cur, make([]byte, 2000)); err != nil || tk.Wait(ctx) != nil || tk.LSN != 2 {
+		t.Fatalf("append to the next segment: %v", err)
+	}
+	// A record beyond the size of a segment.
+	big := put(t, l, payload(3, 20000))
+	put(t, l, "small")
+	segs := l.Segments()
+	if len(segs) != 3 || segs[0].First != 1 || segs[1].First != 2 || segs[2].First != big.lsn || segs[2].Bytes < 20000 {
+		t.Fatalf("segments %+v", segs)
+	}
+	if l.Size() != segs[0].Bytes+segs[1].Bytes+segs[2].Bytes {
+		t.Fatalf("size %d of %+v", l.Size(), segs)
+	}
+	shut(t, l)
+	for i, name := range segmentFiles(t, fsys) {
+		if n := int64(len(readFile(t, fsys, name))); n != segs[i].Bytes {
+			t.Fatalf("segment %d has %d bytes in a file of %d: it was not cut", i, segs[i].Bytes, n)
+		}
+	}
+	l, got, st := start(t, fsys, Options{SegmentSize: 4096})
+	defer shut(t, l)
+	if len(got) != 4 || got[2] != big || st.Corruptions != 0 {
+		t.Fatalf("%d records, %+v", len(got), st)
+	}
+	if id := l.CurrentSegment(); id != segs[2].ID+1 {
+		t.Fatalf("after a start the current segment is %d, which is not new", id)
 	}
 }
 
 func TestTruncate(t *testing.T) {
 	fsys := vfs.NewMem()
-	l := open(t, fsys, "/w", Options{SegmentSize: 1024})
-	var last LSN
-	for n := range 100 {
-		last = commit(t, l, payload(n))
-	}
-	segs := l.Segments()
-	mid := segs[len(segs)/2].First
-	if err := l.Truncate(mid); err != nil {
-		t.Fatal(err)
-	}
-	if l.Oldest() != mid {
-		t.Fatalf("oldest is %d, want %d", l.Oldest(), mid)
-	}
-	if err := l.Truncate(last + 100); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(l.Segments()); n != 1 {
-		t.Fatalf("%d segments left, want the current one", n)
-	}
-	oldest := l.Oldest()
-	shut(t, l)
-	l = open(t, fsys, "/w", Options{SegmentSize: 1024})
-	defer shut(t, l)
-	got, stats := replay(t, l)
-	if stats.Corruptions != 0 || len(got) == 0 || got[0].lsn != oldest || got[len(got)-1].lsn != last {
-		t.Fatalf("%d records, %+v", len(got), stats)
-	}
-}
-
-// TestNumbersAreNotUsedTwice: what is known elsewhere of records may be newer
-// than what the log still has.
-func TestNumbersAreNotUsedTwice(t *testing.T) {
-	l := open(t, vfs.NewMem(), "/w", Options{First: 1000})
-	defer shut(t, l)
-	if lsn := commit(t, l, "x"); lsn != 1000 {
-		t.Fatalf("number %d", lsn)
-	}
-}
-
-// written makes a log of five records in one real file and returns its bytes.
-func written(t testing.TB) (data []byte, ends []int) {
-	t.Helper()
-	dir := t.TempDir()
-	l := open(t, vfs.OS, dir, Options{SegmentSize: 4096, Sync: SyncNever})
-	for n := range 5 {
-		commit(t, l, payload(n*37))
-		ends = append(ends, int(l.Size()))
-	}
-	shut(t, l)
-	data, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("%016x%s", 1, suffix)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, ends
-}
-
-// reopen opens a log that has data as its segments 1, 2, ...
-func reopen(t testing.TB, segments ...[]byte) ([]rec, ReplayStats, *Log) {
-	t.Helper()
-	fsys := vfs.NewMem()
-	fsys.MkdirAll("/w", 0o755)
-	for k, data := range segments {
-		if data == nil {
-			continue
-		}
-		f, err := fsys.OpenFile(fmt.Sprintf("/w/%016x%s", k+1, suffix), os.O_RDWR|os.O_CREATE, 0o644)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.WriteAt(data, 0)
-		f.Close()
-	}
-	l := open(t, fsys, "/w", Options{SegmentSize: 4096})
-	got, stats := replay(t, l)
-	return got, stats, l
-}
-
-func TestDamage(t *testing.T) {
-	whole, ends := written(t)
-	last := ends[4]
-	cases := map[string]struct {
-		damage func(d []byte) []byte
-		want   []int // records that are left
-		bad    int
-	}{
-		"none":                   {func(d []byte) []byte { return d }, []int{0, 1, 2, 3, 4}, 0},
-		"torn last record":       {func(d []byte) []byte { clear(d[last-20:]); return d }, []int{0, 1, 2, 3}, 0},
-		"cut last record":        {func(d []byte) []byte { return d[:last-9] }, []int{0, 1, 2, 3}, 0},
-		"bad checksum in middle": {func(d []byte) []byte { d[ends[1]+recordHeader+3] ^= 1; return d }, []int{0, 1, 3, 4}, 1},
-		"zeroed record":          {func(d []byte) []byte { clear(d[ends[1]:ends[2]]); return d }, []int{0, 1, 3, 4}, 1},
-		"two records zeroed":     {func(d []byte) []byte { clear(d[ends[0]:ends[2]]); return d }, []int{0, 3, 4}, 1},
-		"length of 2^31":         {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[ends[1]+4:], 1<<31); return d }, []int{0, 1, 3, 4}, 1},
-		"trailing garbage":       {func(d []byte) []byte { copy(d[last:], bytes.Repeat([]byte{0xab}, 500)); return d }, []int{0, 1, 2, 3, 4}, 0},
-		"header lost":            {func(d []byte) []byte { d[3] ^= 1; return d }, nil, 0},
-		"empty file":             {func(d []byte) []byte { return d[:0] }, nil, 0},
-		"record copied behind": {func(d []byte) []byte {
-			copy(d[last:], d[ends[0]:ends[1]])
-			return d
-		}, []int{0, 1, 2, 3, 4}, 0},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			got, stats, l := reopen(t, c.damage(bytes.Clone(whole)))
-			defer shut(t, l)
-			if len(got) != len(c.want) || stats.Corruptions != c.bad {
-				t.Fatalf("%d records, %d corruptions; want %d, %d", len(got), stats.Corruptions, len(c.want), c.bad)
-			}
-			for k, n := range c.want {
-				if got[k].payload != payload(n*37) || got[k].lsn != LSN(n+1) {
-					t.Fatalf("record %d: %+v", k, got[k])
-				}
-			}
-			// It goes on behind what is left.
-			if lsn := commit(t, l, "next"); len(got) > 0 && lsn <= got[len(got)-1].lsn {
-				t.Fatalf("next record has number %d", lsn)
-			}
-		})
-	}
-}
-
-func TestMissingAndHeadlessSegments(t *testing.T) {
-	fsys := vfs.NewMem()
-	l := open(t, fsys, "/w", Options{SegmentSize: 1024})
-	for n := range 120 {
-		commit(t, l, payload(n))
-	}
-	segs := l.Segments()
-	shut(t, l)
-	if err := fsys.Remove(l.path(segs[2].ID)); err != nil {
-		t.Fatal(err)
-	}
-	f, err := fsys.OpenFile(l.path(segs[4].ID), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.WriteAt([]byte{1, 2, 3}, 0)
-	f.Close()
-	l = open(t, fsys, "/w", Options{SegmentSize: 1024})
-	defer shut(t, l)
-	got, stats := replay(t, l)
-	lost := int(segs[3].First-segs[2].First) + int(segs[5].First-segs[4].First)
-	if len(got) != 120-lost || stats.Corruptions != 2 {
-		t.Fatalf("%d records, %d corruptions; want %d, 2", len(got), stats.Corruptions, 120-lost)
-	}
-}
-
-// TestFlipAnyByte: only the record that was hit is lost, and not in silence
-// unless it is the last one.
-func TestFlipAnyByte(t *testing.T) {
-	whole, ends := written(t)
-	for at := segmentHeader; at < ends[4]; at++ {
-		mut := bytes.Clone(whole)
-		mut[at] ^= 0x40
-		got, stats, l := reopen(t, mut)
-		shut(t, l)
-		hit := 0
-		for hit < 5 && at >= ends[hit] {
-			hit++
-		}
-		left := map[string]bool{}
-		for _, r := range got {
-			left[r.payload] = true
-		}
-		for n := range 5 {
-			if !left[payload(n*37)] && n != hit {
-				t.Fatalf("byte %d: record %d is gone, %d was hit", at, n, hit)
-			}
-		}
-		if len(got) < 5 && hit < 4 && stats.Corruptions != 1 {
-			t.Fatalf("byte %d: %d corruptions reported", at, stats.Corruptions)
-		}
-	}
-}
-
-func TestCutAnywhere(t *testing.T) {
-	whole, ends := written(t)
-	for n := range ends[4] {
-		got, stats, l := reopen(t, whole[:n])
-		shut(t, l)
-		want := 0
-		for _, e := range ends {
-			if n >= e {
-				want++
-			}
-		}
-		// The padding behind a record may be missing.
-		if len(got) != want && !(len(got) == want+1 && n > ends[want]-8) || stats.Corruptions != 0 {
-			t.Fatalf("cut at %d: %d records, %d corruptions; want %d", n, len(got), stats.Corruptions, want)
-		}
-	}
-}
-
-// TestPowerLoss takes the power away at random moments under four writers.
-func TestPowerLoss(t *testing.T) {
-	for round := range 60 {
-		rng := rand.New(rand.NewPCG(uint64(round), 5))
-		mem := vfs.NewMem()
-		var acked, appended sync.Map
-		var n atomic.Int64
-		for range 4 {
-			l := open(t, mem, "/w", Options{SegmentSize: int64(1024 + rng.IntN(4096))})
-			got, stats := replay(t, l)
-			if stats.Corruptions > 0 && round%2 == 1 {
-				t.Fatalf("round %d: %d corruptions", round, stats.Corruptions)
-			}
-			have := map[string]LSN{}
-			last := LSN(0)
-			for _, r := range got {
-				if _, ok := appended.Load(r.payload); !ok || have[r.payload] != 0 || r.lsn <= last {
-					t.Fatalf("round %d: record %+v was not appended, is there twice or out of order", round, r)
-				}
-				have[r.payload], last = r.lsn, r.lsn
-			}
-			acked.Range(func(p, lsn any) bool {
-				if have[p.(string)] != lsn.(LSN) {
-					t.Fatalf("round %d: acknowledged record %v %q is gone", round, lsn, p)
-				}
-				return true
-			})
-			var wg sync.WaitGroup
-			stop := make(chan struct{})
-			var mu sync.Mutex // no acknowledgement between the clone and its list
-			dead := false
-			for g := range 4 {
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						p := payload(int(n.Add(1))) + fmt.Sprint(" by ", g)
-						appended.Store(p, true)
-						tk, err := add(l, p)
-						if err == nil {
-							err = tk.Wait(context.Background())
-						}
-						if err != nil {
-							return
-						}
-						mu.Lock()
-						if !dead {
-							acked.Store(p, tk.LSN)
-						}
-						mu.Unlock()
-					}
-				}()
-			}
-			for target := n.Load() + int64(rng.IntN(200)); n.Load() < target; {
-				time.Sleep(50 * time.Microsecond)
-			}
-			mode := vfs.DropUnsynced
-			if round%2 == 0 {
-				mode = vfs.KeepRandom
-			}
-			mu.Lock()
-			clone := mem.CrashClone(rng, mode)
-			dead = true
-			mu.Unlock()
-			close(stop)
-			wg.Wait()
-			shut(t, l)
-			mem = clone
-		}
-	}
-}
-
-func TestLyingSyncLoses(t *testing.T) {
-	mem := vfs.NewMem()
-	var lying atomic.Bool
-	l := open(t, vfs.Fault(mem, func(op vfs.Op, path string) error {
-		if lying.Load() && op == vfs.OpDatasync {
-			return vfs.Lie
-		}
-		return nil
-	}), "/w", Options{})
-	commit(t, l, "first")
-	lying.Store(true)
-	commit(t, l, "second")
-	clone := mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced)
-	shut(t, l)
-	l = open(t, clone, "/w", Options{})
-	defer shut(t, l)
-	if got, _ := replay(t, l); len(got) != 1 || got[0].payload != "first" {
-		t.Fatalf("with a disk that lies: %v", got)
-	}
-}
-
-func TestFailedSync(t *testing.T) {
-	mem := vfs.NewMem()
-	var failing atomic.Bool
-	l := open(t, vfs.Fault(mem, func(op vfs.Op, path string) error {
-		if failing.Load() && op == vfs.OpDatasync {
-			return syscall.EIO
-		}
-		return nil
-	}), "/w", Options{})
-	commit(t, l, "before")
-	failing.Store(true)
-	tk, err := add(l, "in doubt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tk.Wait(context.Background()); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("commit with a failing sync: %v", err)
-	}
-	failing.Store(false)
-	commit(t, l, "after")
-	if n := len(l.Segments()); n != 2 {
-		t.Fatalf("%d segments, want a new one after a failed sync", n)
-	}
-	clone := mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced)
-	shut(t, l)
-	l = open(t, clone, "/w", Options{})
-	defer shut(t, l)
-	got, stats := replay(t, l)
-	if len(got) != 2 || got[0].payload != "before" || got[1].payload != "after" || stats.Corruptions != 0 {
-		t.Fatalf("%v %+v", got, stats)
-	}
-}
-
-func TestFullDisk(t *testing.T) {
-	mem := vfs.NewMem()
-	l := open(t, mem, "/w", Options{SegmentSize: 4096})
+	o := Options{SegmentSize: 4096}
+	l, _, _ := start(t, fsys, o)
 	var want []rec
-	var full error
-	mem.SetCapacity(20 << 10)
-	for n := range 1000 {
-		tk, err := add(l, payload(n))
-		if err == nil {
-			err = tk.Wait(context.Background())
-		}
-		if err != nil {
-			full = err
-			break
-		}
-		want = append(want, rec{tk.LSN, payload(n)})
+	for n := range 40 {
+		want = append(want, put(t, l, payload(n, 900)))
 	}
-	if !errors.Is(full, ErrDiskFull) {
-		t.Fatalf("on a full disk: %v", full)
-	}
-	if _, err := add(l, "still full"); !errors.Is(err, ErrDiskFull) {
-		t.Fatalf("on a full disk: %v", err)
-	}
-	mem.SetCapacity(60 << 10)
-	want = append(want, rec{commit(t, l, "space again"), "space again"})
-	shut(t, l)
-	// A start on a full disk reads everything and can be truncated.
-	mem.SetCapacity(mem.Used())
-	l = open(t, mem, "/w", Options{SegmentSize: 4096})
-	defer shut(t, l)
-	got, stats := replay(t, l)
-	if fmt.Sprint(got) != fmt.Sprint(want) || stats.Corruptions != 0 {
-		t.Fatalf("%d records, want %d, %+v", len(got), len(want), stats)
-	}
-	if _, err := add(l, "full"); !errors.Is(err, ErrDiskFull) {
-		t.Fatalf("on a full disk: %v", err)
-	}
-	if err := l.Truncate(want[len(want)-1].lsn); err != nil {
+	segs := l.Segments()
+	keep := segs[4].First + 1
+	if err := l.Truncate(keep); err != nil {
 		t.Fatal(err)
 	}
-	commit(t, l, "after truncation")
+	if l.Oldest() != segs[4].First || len(l.Segments()) != len(segs)-4 {
+		t.Fatalf("oldest %d, %d of %d segments", l.Oldest(), len(l.Segments()), len(segs))
+	}
+	c := copyMem(fsys)
+	l2, got, st := start(t, c, o)
+	same(t, got, want[segs[4].First-1:])
+	if st.Corruptions != 0 {
+		t.Fatalf("truncation looks like damage: %+v", st)
+	}
+	shut(t, l2)
+
+	// The newest segment stays, or numbers would begin at 1 again.
+	if err := l.Truncate(1 << 60); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Segments()) != 1 {
+		t.Fatalf("%d segments", len(l.Segments()))
+	}
+	next := l.Next()
+	shut(t, l)
+	l, _, _ = start(t, fsys, o)
+	if l.Next() != next {
+		t.Fatalf("next is %d, was %d", l.Next(), next)
+	}
+	shut(t, l)
 }
 
-func TestGroupCommit(t *testing.T) {
-	var syncs atomic.Int64
-	block := make(chan struct{})
-	var once atomic.Bool
-	l := open(t, vfs.Fault(vfs.NewMem(), func(op vfs.Op, path string) error {
-		if op == vfs.OpDatasync {
-			if syncs.Add(1); once.CompareAndSwap(false, true) {
-				<-block
+// TestTruncationLosesNoMiddle takes the power away between the removals.
+func TestTruncationLosesNoMiddle(t *testing.T) {
+	mem := vfs.NewMem()
+	rng := rand.New(rand.NewPCG(3, 3))
+	var clones []*vfs.Mem
+	fsys := vfs.Fault(mem, func(op vfs.Op, path string) error {
+		if op == vfs.OpRemove || op == vfs.OpSyncDir {
+			for range 4 {
+				clones = append(clones, mem.CrashClone(rng, vfs.KeepRandom))
 			}
 		}
 		return nil
-	}), "/w", Options{})
-	defer shut(t, l)
-	first, err := add(l, "first")
-	if err != nil {
+	})
+	o := Options{SegmentSize: 4096}
+	l, _, _ := start(t, fsys, o)
+	for n := range 40 {
+		put(t, l, payload(n, 900))
+	}
+	shutNow := clones
+	clones = nil
+	if err := l.Truncate(35); err != nil {
 		t.Fatal(err)
 	}
-	for syncs.Load() == 0 {
-		time.Sleep(time.Millisecond)
+	after := clones
+	shut(t, l)
+	if len(shutNow) == 0 || len(after) < 10 {
+		t.Fatal("no clones")
 	}
-	var waiting []Ticket
-	for n := range 100 {
-		tk, err := add(l, payload(n))
-		if err != nil {
-			t.Fatal(err)
+	for _, c := range after {
+		l, got, st := start(t, c, o)
+		if st.Corruptions != 0 || got[len(got)-1].lsn != 40 || got[0].lsn > 35 {
+			t.Fatalf("records %d to %d, %+v", got[0].lsn, got[len(got)-1].lsn, st)
 		}
-		waiting = append(waiting, tk)
-	}
-	close(block)
-	for _, tk := range append(waiting, first) {
-		if err := tk.Wait(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := syncs.Load(); n > 3 {
-		t.Fatalf("%d syncs for 101 records, 100 of which waited together", n)
+		shut(t, l)
 	}
 }
 
-func TestIntervalAndNever(t *testing.T) {
+// counter counts operations on segment files.
+type counter struct {
+	n [2]atomic.Int64
+}
+
+func (c *counter) hook(op vfs.Op, path string) error {
+	switch op {
+	case vfs.OpWrite:
+		c.n[0].Add(1)
+	case vfs.OpDatasync:
+		c.n[1].Add(1)
+	}
+	return nil
+}
+
+// TestOneSyncServesAll holds up a sync until 50 others wait, and counts.
+func TestOneSyncServesAll(t *testing.T) {
+	var c counter
+	held, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	hold := atomic.Bool{}
+	fsys := vfs.Fault(vfs.NewMem(), func(op vfs.Op, path string) error {
+		if op == vfs.OpDatasync && hold.Load() {
+			once.Do(func() { close(held); <-release })
+		}
+		return c.hook(op, path)
+	})
+	l, _, _ := start(t, fsys, Options{})
+	defer shut(t, l)
+	put(t, l, "begin")
+	hold.Store(true)
+	tk, err := add(l, []byte("first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	writes, syncs := c.n[0].Load(), c.n[1].Load()
+	var wg sync.WaitGroup
+	appended := make(chan struct{}, 50)
+	for n := range 50 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			tk, err := add(l, []byte(payload(n, 100)))
+			appended <- struct{}{}
+			if err == nil {
+				err = tk.Wait(ctx)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	for range 50 {
+		<-appended
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := tk.Wait(short); !errors.Is(err, context.Canceled) {
+		t.Fatalf("wait with a context that has ended: %v", err)
+	}
+	close(release)
+	wg.Wait()
+	if err := tk.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// The sync that was held, and one for the 50.
+	if w, s := c.n[0].Load()-writes, c.n[1].Load()-syncs; w != 1 || s != 2 {
+		t.Fatalf("%d writes and %d syncs, want 1 and 2", w, s)
+	}
+}
+
+func TestConcurrentCommitters(t *testing.T) {
 	mem := vfs.NewMem()
-	l := open(t, mem, "/w", Options{Sync: SyncInterval, SyncInterval: time.Millisecond})
-	commit(t, l, "one")
+	o := Options{SegmentSize: 64 << 10}
+	l, _, _ := start(t, mem, o)
+	var mu sync.Mutex
+	want := map[LSN]string{}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for n := range 200 {
+				data := payload(g*1000+n, n*7)
+				tk, err := add(l, []byte(data[:len(data)/2]), []byte(data[len(data)/2:]))
+				if err == nil {
+					err = tk.Wait(ctx)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				want[tk.LSN] = data
+				mu.Unlock()
+				if n%50 == 0 {
+					l.Segments()
+					l.Size()
+					_ = l.Truncate(1)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	c := copyMem(mem) // what was acknowledged is durable before Close
+	shut(t, l)
+	for _, fsys := range []*vfs.Mem{mem, c} {
+		l, got, st := start(t, fsys, o)
+		if len(got) != 1600 || st.Corruptions != 0 {
+			t.Fatalf("%d records, %+v", len(got), st)
+		}
+		for i, r := range got {
+			if r.lsn != LSN(i+1) || want[r.lsn] != r.data {
+				t.Fatalf("record %d is %d %.30q", i, r.lsn, r.data)
+			}
+		}
+		shut(t, l)
+	}
+}
+
+// TestPendingIsBounded holds the writer up and appends until Append blocks.
+func TestPendingIsBounded(t *testing.T) {
+	release := make(chan struct{})
+	hold := atomic.Bool{}
+	fsys := vfs.Fault(vfs.NewMem(), func(op vfs.Op, path string) error {
+		if op == vfs.OpWrite && hold.Load() {
+			<-release
+		}
+		return nil
+	})
+	l, _, _ := start(t, fsys, Options{Sync: SyncNever, SegmentSize: 4 << 20})
+	put(t, l, "begin")
+	l.bound = 64 << 10
+	hold.Store(true)
+	data := make([]byte, 8<<10)
+	done := make(chan int, 100)
+	go func() {
+		for n := range 20 {
+			if _, err := add(l, data); err != nil {
+				t.Error(err)
+			}
+			done <- n
+		}
+		close(done)
+	}()
+	// What the writer holds counts, too: the bound and the record that went over.
+	for n := range 8 {
+		if <-done != n {
+			t.Fatal("out of order")
+		}
+	}
+	l.mu.Lock()
+	pending := l.pending
+	l.mu.Unlock()
+	if pending > l.bound+len(data)+recordHeader {
+		t.Fatalf("%d bytes pending", pending)
+	}
+	select {
+	case <-done:
+		t.Fatal("append went on beyond the bound")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(release)
+	for range done {
+	}
+	shut(t, l)
+}
+
+// TestIntervalSyncs waits until the ticker has made a record durable.
+func TestIntervalSyncs(t *testing.T) {
+	mem := vfs.NewMem()
+	synced := make(chan struct{}, 100)
+	fsys := vfs.Fault(mem, func(op vfs.Op, path string) error {
+		if op == vfs.OpSyncDir {
+			select {
+			case synced <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
+	o := Options{Sync: SyncInterval, SyncInterval: time.Millisecond}
+	l, _, _ := start(t, fsys, o)
+	want := []rec{put(t, l, "a")}
+	<-synced
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		c := mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced)
-		k := open(t, c, "/w", Options{})
-		got, _ := replay(t, k)
-		shut(t, k)
+		l2, got, _ := start(t, copyMem(mem), o)
+		shut(t, l2)
 		if len(got) == 1 {
+			same(t, got, want)
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("not synced within 10 s at an interval of 1 ms")
+			t.Fatal("not durable after 10 s with an interval of 1 ms")
 		}
 	}
 	shut(t, l)
-	l = open(t, mem, "/w", Options{Sync: SyncNever})
-	commit(t, l, "two")
-	shut(t, l) // a clean end syncs in any mode
-	l = open(t, mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced), "/w", Options{})
-	defer shut(t, l)
-	if got, _ := replay(t, l); len(got) != 2 {
-		t.Fatalf("%d records after a clean end", len(got))
-	}
 }
 
-func FuzzSegment(f *testing.F) {
-	whole, ends := written(f)
-	f.Add(whole)
-	f.Add(whole[:ends[2]+5])
-	mut := bytes.Clone(whole)
-	mut[ends[1]+3] ^= 8
-	f.Add(mut)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		got, _, l := reopen(t, data)
-		last := LSN(0)
-		for _, r := range got {
-			if r.lsn <= last {
-				t.Fatal("numbers out of order")
+func TestReplayStops(t *testing.T) {
+	fsys := vfs.NewMem()
+	l, _, _ := start(t, fsys, Options{SegmentSize: 64 << 10})
+	for n := range 100 {
+		put(t, l, payload(n, 5000))
+	}
+	shut(t, l)
+	l = open(t, fsys, Options{})
+	mine := errors.New("mine")
+	if _, err := l.Replay(ctx, func(lsn LSN, _ []byte) error {
+		if lsn == 10 {
+			return mine
+		}
+		return nil
+	}); !errors.Is(err, mine) {
+		t.Fatalf("replay: %v", err)
+	}
+	if _, err := add(l, nil); !errors.Is(err, errNotReplayed) {
+		t.Fatalf("append after a replay that failed: %v", err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n := 0
+	if _, err := l.Replay(short, func(LSN, []byte) error {
+		if n++; n == 20 {
+			cancel()
+		}
+		return nil
+	}); !errors.Is(err, context.Canceled) || n != 20 {
+		t.Fatalf("replay: %v after %d records", err, n)
+	}
+	shut(t, l)
+}
+
+func TestReadErrorsAreNotDamage(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _, _ := start(t, mem, Options{SegmentSize: 64 << 10})
+	for n := range 100 {
+		put(t, l, payload(n, 5000))
+	}
+	shut(t, l)
+	size := len(readFile(t, mem, segmentFiles(t, mem)[7]))
+	for after := range 30 {
+		reads := 0
+		fsys := vfs.Fault(mem, func(op vfs.Op, path string) error {
+			if op == vfs.OpRead {
+				if reads++; reads > after {
+					return syscall.EIO
+				}
 			}
-			last = r.lsn
-		}
-		if lsn := commit(t, l, "next"); lsn <= last {
-			t.Fatal("number used twice")
-		}
-		shut(t, l)
-	})
-}
-
-func BenchmarkAppendCommit(b *testing.B) {
-	for _, mode := range []string{"always", "never"} {
-		b.Run(mode, func(b *testing.B) {
-			m, _ := ParseSyncMode(mode)
-			l := open(b, vfs.OS, b.TempDir(), Options{Sync: m})
-			defer l.Close()
-			p := make([]byte, 300<<10)
-			b.SetBytes(int64(len(p)))
-			b.ReportAllocs()
-			b.SetParallelism(4)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					seg := l.CurrentSegment()
-					for {
-						tk, cur, err := l.Append(seg, p)
-						if errors.Is(err, ErrSegment) {
-							seg = cur
-							continue
-						}
-						if err == nil {
-							err = tk.Wait(context.Background())
-						}
-						if err != nil {
-							b.Error(err)
-						}
-						break
-					}
-				}
-				if l.Size() > 512<<20 {
-					l.Truncate(l.Next())
-				}
-			})
+			return nil
 		})
+		l, err := Open(fsys, dir, Options{})
+		if err == nil {
+			_, err = l.Replay(ctx, func(LSN, []byte) error { return nil })
+			shut(t, l)
+		}
+		if err != nil && !errors.Is(err, syscall.EIO) {
+			t.Fatalf("%d reads: %v", after, err)
+		}
+		if err == nil && reads > after {
+			t.Fatalf("a disk that fails after %d reads was taken for a log", after)
+		}
+	}
+	if n := len(readFile(t, mem, segmentFiles(t, mem)[7])); n != size {
+		t.Fatalf("a segment that could not be read was cut from %d to %d bytes", size, n)
 	}
 }
 
-func BenchmarkReplay(b *testing.B) {
-	fsys, dir := vfs.OS, b.TempDir()
-	l := open(b, fsys, dir, Options{Sync: SyncNever})
-	p := string(make([]byte, 300<<10))
-	for range 500 {
-		commit(b, l, p)
+func TestLeftoverFiles(t *testing.T) {
+	fsys := vfs.NewMem()
+	o := Options{SegmentSize: 4096}
+	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	size := l.Size()
-	shut(b, l)
-	b.SetBytes(size)
-	b.ReportAllocs()
-	for b.Loop() {
-		l := open(b, fsys, dir, Options{})
-		replay(b, l)
-		shut(b, l)
+	writeFile(t, fsys, dir+"/notes.txt", []byte("not ours"))
+	writeFile(t, fsys, dir+"/17.wal", []byte("not a segment's name"))
+	writeFile(t, fsys, dir+"/00000000000000000005.new", make([]byte, 4096)) // can be used
+	writeFile(t, fsys, dir+"/00000000000000000006.new", make([]byte, 4095)) // wrong size
+	writeFile(t, fsys, dir+"/00000000000000000007.new", bytes.Repeat([]byte{1}, 4096))
+	l, _, _ := start(t, fsys, o)
+	put(t, l, "x")
+	shut(t, l)
+	if got := filesLike(t, fsys, ".new"); len(got) > 1 {
+		t.Fatalf("spares %q", got)
+	}
+	if readFile(t, fsys, dir+"/notes.txt") == nil || len(filesLike(t, fsys, "17.wal")) != 1 {
+		t.Fatal("files that are not ours are gone")
+	}
+	l, got, _ := start(t, fsys, o)
+	defer shut(t, l)
+	if len(got) != 1 {
+		t.Fatalf("%d records", len(got))
 	}
 }
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	l, _, _ := start(t, vfs.NewMem(), Options{Registerer: reg})
+	put(t, l, "12345678")
+	put(t, l, "")
+	got := map[string]float64{}
+	fams, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fams {
+		m := f.Metric[0]
+		switch {
+		case m.Counter != nil:
+			got[f.GetName()] = m.Counter.GetValue()
+		case m.Gauge != nil:
+			got[f.GetName()] = m.Gauge.GetValue()
+		case m.Histogram != nil:
+			got[f.GetName()] = float64(m.Histogram.GetSampleCount())
+		}
+	}
+	for name, want := range map[string]float64{
+		"appended_bytes_total": 40 + 32, "records_total": 2, "commits_total": 2, "fsync_seconds": 2, "corruptions_total": 0,
+		"segments": 1, "size_bytes": 64 + 40 + 32, "write_errors_total": 0,
+	} {
+		if v, ok := got["loki_go_wal_"+name]; !ok || v != want {
+			t.Errorf("loki_go_wal_%s is %v, want %v", name, v, want)
+		}
+	}
+	shut(t, l)
+}
+
+// logged keeps log lines.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *logged) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *logged) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+func (w *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
