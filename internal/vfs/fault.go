@@ -18,10 +18,12 @@ const (
 	OpCreate      Op = "create"
 	OpRename      Op = "rename"
 	OpRemove      Op = "remove"
+	OpMkdir       Op = "mkdir"
 	OpMkdirAll    Op = "mkdirall"
 	OpReadDir     Op = "readdir"
 	OpStat        Op = "stat"
 	OpSyncDir     Op = "syncdir"
+	OpSyncAll     Op = "syncall"
 	OpFree        Op = "free"
 	OpLock        Op = "lock"
 	OpRead        Op = "read"
@@ -38,7 +40,7 @@ const (
 // returns. Hooks are called from any goroutine, before any lock is taken.
 type Hook func(op Op, path string) error
 
-// Lie makes a Sync, Datasync, SyncDir or write report success and do nothing.
+// Lie makes a Sync, Datasync, SyncDir, SyncAll or write report success and do nothing.
 // Other operations return it.
 var Lie = errors.New("vfs: pretend that it was done")
 
@@ -106,6 +108,17 @@ func (f *faultFS) Remove(name string) error {
 		return err
 	}
 	return f.fs.Remove(name)
+}
+
+func (f *faultFS) Mkdir(name string, perm fs.FileMode) error {
+	if err := f.ask(OpMkdir, name); err != nil {
+		return err
+	}
+	return f.fs.Mkdir(name, perm)
+}
+
+func (f *faultFS) SyncAll(dir string) error {
+	return f.orLie(OpSyncAll, dir, func() error { return f.fs.SyncAll(dir) })
 }
 
 func (f *faultFS) MkdirAll(dir string, perm fs.FileMode) error {

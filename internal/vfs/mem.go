@@ -450,6 +450,44 @@ func (m *Mem) MkdirAll(dir string, _ fs.FileMode) error {
 }
 
 // ReadDir implements FS.
+func (m *Mem) Mkdir(name string, _ fs.FileMode) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d, base, err := m.parent(name)
+	if err == nil && d.entries[base] != nil {
+		err = fs.ErrExist
+	}
+	if err != nil {
+		return pathErr("mkdir", name, err)
+	}
+	m.link(d, base, newDir())
+	return nil
+}
+
+func (m *Mem) SyncAll(dir string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.walk(split(dir)); err != nil {
+		return pathErr("syncall", dir, err)
+	}
+	m.root.syncAll()
+	return nil
+}
+
+// syncAll makes everything below n durable.
+func (n *node) syncAll() {
+	if !n.isDir() {
+		n.sync()
+		return
+	}
+	n.ops = nil
+	clear(n.durable)
+	for name, e := range n.entries {
+		n.durable[name] = e
+		e.syncAll()
+	}
+}
+
 func (m *Mem) ReadDir(dir string) ([]fs.DirEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -28,11 +28,18 @@ type FS interface {
 	Remove(name string) error
 	// MkdirAll creates dir and its parents. It is durable on return.
 	MkdirAll(dir string, perm fs.FileMode) error
+	// Mkdir makes one directory. It is durable after SyncDir of its parent or
+	// SyncAll.
+	Mkdir(name string, perm fs.FileMode) error
 	// ReadDir lists a directory sorted by name.
 	ReadDir(dir string) ([]fs.DirEntry, error)
 	Stat(name string) (fs.FileInfo, error)
 	// SyncDir makes creations, renames and removals in dir durable.
 	SyncDir(dir string) error
+	// SyncAll makes everything durable that was done before on the volume of
+	// dir, contents and names. With many small files it is much cheaper than
+	// syncing each of them.
+	SyncAll(dir string) error
 	// Free returns the bytes that an unprivileged writer can still use on the
 	// volume of dir, and the volume's size.
 	Free(dir string) (free, total uint64, err error)

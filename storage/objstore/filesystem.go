@@ -24,7 +24,7 @@ const tempDir = ".loki-go-tmp"
 // Filesystem is a Bucket in a directory: a key is the path of a file below it.
 //
 // An object is written to a temporary file, synced, renamed, and its directory
-// synced. Temporary files are named after a lock file that their process
+// synced. Objects that come together share these syncs. Temporary files are named after a lock file that their process
 // holds, so that a later process knows which of them nobody will finish, and
 // removes those.
 type Filesystem struct {
@@ -36,7 +36,27 @@ type Filesystem struct {
 
 	mu   sync.Mutex
 	dirs map[string]struct{} // directories known to be durable
+	open *batch              // objects that wait for the next commit
+
+	committing sync.Mutex // held while a batch is committed
 }
+
+// batch is a number of objects that become visible and durable together.
+type batch struct {
+	items []*item
+	done  chan struct{} // closed when every item has its err
+}
+
+// item is an object in a temporary file.
+type item struct {
+	temp, path string
+	w          vfs.File
+	err        error
+}
+
+// syncAllFrom is how many objects it takes until two syncs of the whole volume
+// cost less than three for every object.
+const syncAllFrom = 4
 
 // maxDirs bounds how many directories are remembered.
 const maxDirs = 1 << 16
@@ -148,39 +168,130 @@ func (f *Filesystem) Put(ctx context.Context, key string, body []byte) error {
 }
 
 func (f *Filesystem) put(path string, body []byte) error {
-	temp := f.temp + "." + strconv.FormatUint(f.next.Add(1), 10)
-	if err := f.writeTemp(temp, body); err != nil {
-		_ = f.fs.Remove(temp) // the next process tries again
+	it := &item{path: path, temp: f.temp + "." + strconv.FormatUint(f.next.Add(1), 10)}
+	it.err = it.write(f.fs, body)
+	if it.err == nil {
+		f.join(it)
+	}
+	if it.err != nil {
+		_ = f.fs.Remove(it.temp) // if it fails, the next process tries again
+	}
+	return it.err
+}
+
+// write puts body into the temporary file and leaves that open.
+func (it *item) write(fsys vfs.FS, body []byte) error {
+	w, err := fsys.OpenFile(it.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(path)
-	err := f.makeDir(dir)
-	if err == nil {
-		if err = f.fs.Rename(temp, path); errors.Is(err, fs.ErrNotExist) {
-			// Somebody removed the directory.
-			f.forget(dir)
-			if err = f.makeDir(dir); err == nil {
-				err = f.fs.Rename(temp, path)
-			}
-		}
+	if _, err := w.Write(body); err != nil {
+		return errors.Join(err, w.Close())
 	}
-	if err != nil {
-		_ = f.fs.Remove(temp)
+	it.w = w
+	return nil
+}
+
+// join returns when it was committed: by this goroutine, with all that joined
+// while the batch before was being committed, or by another.
+func (f *Filesystem) join(it *item) {
+	f.mu.Lock()
+	b := f.open
+	lead := b == nil
+	if lead {
+		b = &batch{done: make(chan struct{})}
+		f.open = b
+	}
+	b.items = append(b.items, it)
+	f.mu.Unlock()
+	if !lead {
+		<-b.done
+		return
+	}
+	f.committing.Lock()
+	defer f.committing.Unlock()
+	f.mu.Lock()
+	f.open = nil
+	f.mu.Unlock()
+	if len(b.items) < syncAllFrom {
+		for _, it := range b.items {
+			it.err = f.commitOne(it)
+		}
+	} else {
+		f.commitMany(b.items)
+	}
+	close(b.done)
+}
+
+func (f *Filesystem) commitOne(it *item) error {
+	if err := errors.Join(it.w.Sync(), it.w.Close()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(it.path)
+	if err := f.rename(it, f.makeDir); err != nil {
 		return err
 	}
 	return f.fs.SyncDir(dir)
 }
 
-func (f *Filesystem) writeTemp(temp string, body []byte) (err error) {
-	w, err := f.fs.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+// rename gives the object its name, in a directory that makeDir makes.
+func (f *Filesystem) rename(it *item, makeDir func(string) error) error {
+	dir := filepath.Dir(it.path)
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	err := f.fs.Rename(it.temp, it.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Somebody removed the directory.
+		f.forget(dir)
+		if err = makeDir(dir); err == nil {
+			err = f.fs.Rename(it.temp, it.path)
+		}
+	}
+	return err
+}
+
+// commitMany syncs the volume before the objects get their names, so that none
+// is ever seen in part, and again behind.
+func (f *Filesystem) commitMany(items []*item) {
+	err := f.fs.SyncAll(f.root)
+	for _, it := range items {
+		it.err = errors.Join(err, it.w.Close())
+		if it.err == nil {
+			it.err = f.rename(it, f.makeDirUnsynced)
+		}
+	}
 	if err != nil {
-		return err
+		return
 	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	if _, err := w.Write(body); err != nil {
-		return err
+	err = f.fs.SyncAll(f.root)
+	for _, it := range items {
+		if it.err != nil {
+			continue
+		}
+		if it.err = err; err == nil {
+			for d := filepath.Dir(it.path); len(d) > len(f.root) && !f.known(d); d = filepath.Dir(d) {
+				f.remember(d)
+			}
+		}
 	}
-	return w.Sync()
+}
+
+// makeDirUnsynced makes dir, which becomes durable with the next SyncAll.
+func (f *Filesystem) makeDirUnsynced(dir string) error {
+	if len(dir) <= len(f.root) || f.known(dir) {
+		return nil
+	}
+	err := f.fs.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = f.makeDirUnsynced(filepath.Dir(dir)); err == nil {
+			err = f.fs.Mkdir(dir, 0o755)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // makeDir makes dir and sees to it that it is durable. That a directory exists
