@@ -303,6 +303,40 @@ func clone(m *Mem, mode CrashMode, seed uint64) *Mem {
 	return m.CrashClone(rand.New(rand.NewPCG(seed, 0)), mode)
 }
 
+func TestMkdirAndSyncAll(t *testing.T) {
+	for name, fsys := range map[string]FS{"os": OS, "mem": NewMem(), "fault": Fault(NewMem(), func(Op, string) error { return nil })} {
+		dir := filepath.Join(t.TempDir(), "x")
+		do(t, fsys.MkdirAll(dir, 0o755))
+		sub := filepath.Join(dir, "sub")
+		do(t, fsys.Mkdir(sub, 0o755))
+		if err := fsys.Mkdir(sub, 0o755); !errors.Is(err, fs.ErrExist) {
+			t.Fatalf("%s: again: %v", name, err)
+		}
+		if err := fsys.Mkdir(filepath.Join(dir, "no", "parent"), 0o755); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%s: without a parent: %v", name, err)
+		}
+		write(t, fsys, filepath.Join(sub, "f"), "content")
+		do(t, fsys.SyncAll(dir))
+		if err := fsys.SyncAll(filepath.Join(dir, "nowhere")); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%s: SyncAll of what is not there: %v", name, err)
+		}
+		if got := read(t, fsys, filepath.Join(sub, "f")); got != "content" {
+			t.Fatalf("%s: read %q", name, got)
+		}
+	}
+	m := NewMem()
+	do(t, m.MkdirAll("/d", 0o755))
+	do(t, m.Mkdir("/d/kept", 0o755))
+	write(t, m, "/d/kept/f", "1")
+	do(t, m.SyncAll("/"))
+	do(t, m.Mkdir("/d/lost", 0o755))
+	write(t, m, "/d/kept/g", "2")
+	c := clone(m, DropUnsynced, 1)
+	if got := names(t, c, "/d") + names(t, c, "/d/kept") + read(t, c, "/d/kept/f"); got != "kept/ f 1" {
+		t.Fatalf("after a crash: %q", got)
+	}
+}
+
 func TestCrashDropsWhatWasNotSynced(t *testing.T) {
 	m := NewMem()
 	do(t, m.MkdirAll("/d", 0o755))

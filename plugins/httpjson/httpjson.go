@@ -136,7 +136,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case errors.Is(out.err, httpbody.ErrDisconnected) || req.Context().Err() != nil:
 	case code >= 500 && code != http.StatusServiceUnavailable:
 		h.d.Log.Error("push failed", "receiver", h.job, "peer", req.RemoteAddr, "err", out.err)
-	case out.err != nil || out.rejected.Entries > 0:
+	case out.err != nil || out.broken != nil || out.rejected.Entries > 0:
 		h.refused.note(h.job, req.RemoteAddr, code, out.text())
 	}
 }
