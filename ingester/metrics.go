@@ -35,12 +35,18 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		badRecords:   counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
 		flushed:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
 		flushedBytes: counter("flushed_bytes_total", "Bytes of chunk objects stored."),
-		blockSize: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_block_bytes", Help: "Compressed size of cut blocks.",
-			Buckets: prometheus.ExponentialBuckets(256, 4, 8)}),
-		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_cut_seconds", Help: "Time to sort, compress and write a block.",
-			Buckets: prometheus.ExponentialBuckets(1e-4, 4, 9)}),
-		flushSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "loki_go_ingester_flush_seconds", Help: "Time of one attempt to store a chunk.",
-			Buckets: prometheus.ExponentialBuckets(1e-3, 4, 9)}),
+		blockSize: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "loki_go_ingester_block_bytes", Help: "Compressed size of cut blocks.",
+			Buckets: prometheus.ExponentialBuckets(256, 4, 8),
+		}),
+		cutSeconds: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "loki_go_ingester_cut_seconds", Help: "Time to sort, compress and write a block.",
+			Buckets: prometheus.ExponentialBuckets(1e-4, 4, 9),
+		}),
+		flushSeconds: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "loki_go_ingester_flush_seconds", Help: "Time of one attempt to store a chunk.",
+			Buckets: prometheus.ExponentialBuckets(1e-3, 4, 9),
+		}),
 		recoveryFailed: f.NewGauge(prometheus.GaugeOpts{Name: "loki_go_ingester_recovery_failed", Help: "1 if recovery failed and pushes are refused."}),
 	}
 	gauge := func(name, help string, fn func() float64) {

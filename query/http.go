@@ -311,8 +311,14 @@ func (h *Handler) formatQuery(c *call, j *jsonWriter) error {
 func (h *Handler) buildInfo(_ *call, j *jsonWriter) error {
 	b := &h.deps.Build
 	sep := "{"
-	for _, kv := range [][2]string{{"version", b.Version}, {"revision", b.Revision}, {"branch", b.Branch},
-		{"buildUser", b.BuildUser}, {"buildDate", b.BuildDate}, {"goVersion", b.GoVersion}} {
+	for _, kv := range [][2]string{
+		{"version", b.Version},
+		{"revision", b.Revision},
+		{"branch", b.Branch},
+		{"buildUser", b.BuildUser},
+		{"buildDate", b.BuildDate},
+		{"goVersion", b.GoVersion},
+	} {
 		j.raw(sep + `"` + kv[0] + `":`)
 		j.buf = appendJSON(j.buf, kv[1], false)
 		sep = ","

@@ -473,8 +473,10 @@ func TestAppendJSON(t *testing.T) {
 	f := func(in, plain, html string) {
 		t.Helper()
 		for _, got := range [][2]string{
-			{string(appendJSON(nil, in, false)), plain}, {string(appendJSON(nil, []byte(in), false)), plain},
-			{string(appendJSON(nil, in, true)), html}, {string(appendJSON(nil, []byte(in), true)), html},
+			{string(appendJSON(nil, in, false)), plain},
+			{string(appendJSON(nil, []byte(in), false)), plain},
+			{string(appendJSON(nil, in, true)), html},
+			{string(appendJSON(nil, []byte(in), true)), html},
 		} {
 			if got[0] != got[1] {
 				t.Fatalf("%q: got %s, want %s", in, got[0], got[1])
@@ -510,8 +512,10 @@ func FuzzAppendJSON(f *testing.F) {
 }
 
 func FuzzParams(f *testing.F) {
-	for _, s := range []string{"start=1&end=2&limit=3&step=4&interval=5&direction=forward", "since=1h&end=1700000000.5", "start=2023-11-14T22:13:20Z&step=1m30s",
-		"start=-9223372036854775808&end=9223372036854775807&step=1e9", "interval=1e10"} {
+	for _, s := range []string{
+		"start=1&end=2&limit=3&step=4&interval=5&direction=forward", "since=1h&end=1700000000.5", "start=2023-11-14T22:13:20Z&step=1m30s",
+		"start=-9223372036854775808&end=9223372036854775807&step=1e9", "interval=1e10",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -170,7 +170,8 @@ func TestMerge(t *testing.T) {
 		t.Helper()
 		for dir, want := range map[Direction]string{Forward: fwd, Backward: bwd} {
 			r, err := newEngine(t, memory, store).Run(context.Background(), Request{
-				Tenant: "t", Query: logQuery(t, query), From: 0, Through: 100, Limit: limit, Direction: dir})
+				Tenant: "t", Query: logQuery(t, query), From: 0, Through: 100, Limit: limit, Direction: dir,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -266,7 +267,8 @@ func TestInterval(t *testing.T) {
 	f := func(dir Direction, limit int, interval time.Duration, want ...int64) {
 		t.Helper()
 		r, err := newEngine(t, src, nil).Run(context.Background(), Request{
-			Tenant: "t", Query: logQuery(t, `{a=~".+"}`), From: 0, Through: 100, Limit: limit, Direction: dir, Interval: interval})
+			Tenant: "t", Query: logQuery(t, `{a=~".+"}`), From: 0, Through: 100, Limit: limit, Direction: dir, Interval: interval,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -368,8 +370,10 @@ func randomCase(rng *rand.Rand) *testCase {
 	}
 	queries := []string{`{a=~".+"}`, `{a=~"1|2"} |= "foo"`, `{a=~".+"} != "x"`, `{a=~".+"} |~ "(?i)foo" |= "x" or "b"`, `{a=~".+"} |~ "^foo.+r$"`}
 	e, _ := logql.Parse(queries[rng.Intn(len(queries))])
-	c.req = Request{Tenant: "t", Query: e.(*logql.LogQuery), From: int64(rng.Intn(30)), Through: int64(20 + rng.Intn(45)),
-		Limit: 1 + rng.Intn(40), Direction: Direction(rng.Intn(2)), Interval: time.Duration(rng.Intn(3) * rng.Intn(10))}
+	c.req = Request{
+		Tenant: "t", Query: e.(*logql.LogQuery), From: int64(rng.Intn(30)), Through: int64(20 + rng.Intn(45)),
+		Limit: 1 + rng.Intn(40), Direction: Direction(rng.Intn(2)), Interval: time.Duration(rng.Intn(3) * rng.Intn(10)),
+	}
 	return c
 }
 

@@ -83,7 +83,7 @@ func BenchmarkAppend(b *testing.B) {
 		b.Run(fmt.Sprint("size=", size), func(b *testing.B) {
 			fsys := vfs.Fault(vfs.NewMem(), func(op vfs.Op, _ string) error {
 				if op == vfs.OpWrite {
-					return vfs.Lie
+					return vfs.ErrLie
 				}
 				return nil
 			})

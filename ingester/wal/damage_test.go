@@ -84,10 +84,16 @@ func TestDamage(t *testing.T) {
 			clear(b[at(4):])
 			return b
 		}, []int{9}, 1, "records 10 to 10 are lost"},
-		"segment in the middle cut off": {1, func(b []byte, at func(int) int) []byte { return b[:at(3)+50] },
-			[]int{8, 9}, 1, "records 9 to 10 are lost"},
-		"length of 2^31": {1, func(b []byte, at func(int) int) []byte { return set(b, at(2)+16, 0, 0, 0, 0x80) },
-			[]int{7}, 1, "records 8 to 8 are lost"},
+		"segment in the middle cut off": {
+			1, func(b []byte, at func(int) int) []byte { return b[:at(3)+50] },
+			[]int{8, 9},
+			1, "records 9 to 10 are lost",
+		},
+		"length of 2^31": {
+			1, func(b []byte, at func(int) int) []byte { return set(b, at(2)+16, 0, 0, 0, 0x80) },
+			[]int{7},
+			1, "records 8 to 8 are lost",
+		},
 		"length of 2^31 with a checksum to it": {1, func(b []byte, at func(int) int) []byte {
 			h := b[at(2):]
 			putRecordHeader(h, le.Uint32(h), LSN(le.Uint64(h[8:])), 1<<31, 0, 0)
@@ -101,23 +107,38 @@ func TestDamage(t *testing.T) {
 		"missing segment":     {1, nil, []int{5, 6, 7, 8, 9}, 1, "segment 2, offset 0: segment is missing; records 6 to 10 are lost"},
 		"oldest segment gone": {0, nil, []int{0, 1, 2, 3, 4}, 0, ""},
 		"newest segment gone": {2, nil, []int{10, 11, 12, 13, 14}, 0, ""},
-		"magic of the first segment": {0, func(b []byte, at func(int) int) []byte { return set(b, 0, 'X') },
-			nil, 1, "segment 1, offset 0: segment header has no magic; no record is lost"},
-		"header of a segment in the middle zeroed": {1, func(b []byte, at func(int) int) []byte { clear(b[:headerSize]); return b },
-			nil, 1, "segment 2, offset 0: segment header has no magic; no record is lost"},
-		"header of the last segment": {2, func(b []byte, at func(int) int) []byte { return set(b, 30, 9) },
-			nil, 1, "segment 3, offset 0: checksum of the segment header differs; no record is lost"},
+		"magic of the first segment": {
+			0, func(b []byte, at func(int) int) []byte { return set(b, 0, 'X') },
+			nil, 1, "segment 1, offset 0: segment header has no magic; no record is lost",
+		},
+		"header of a segment in the middle zeroed": {
+			1, func(b []byte, at func(int) int) []byte { clear(b[:headerSize]); return b },
+			nil, 1, "segment 2, offset 0: segment header has no magic; no record is lost",
+		},
+		"header of the last segment": {
+			2, func(b []byte, at func(int) int) []byte { return set(b, 30, 9) },
+			nil, 1, "segment 3, offset 0: checksum of the segment header differs; no record is lost",
+		},
 		"header of another segment": {2, func(b []byte, at func(int) int) []byte {
 			h := header{salt: le.Uint32(b[12:]), id: 9, first: 11, last: 10, sure: 10}
 			h.put(b)
 			return b
 		}, nil, 1, "segment header is that of segment 9"},
-		"header and first record": {1, func(b []byte, at func(int) int) []byte { clear(b[:4096]); return b },
-			[]int{5}, 2, "records 6 to 6 are lost"},
-		"all of a segment but its size": {1, func(b []byte, at func(int) int) []byte { clear(b); return b },
-			[]int{5, 6, 7, 8, 9}, 1, "records 6 to 10 are lost"},
-		"a segment of other content": {1, func(b []byte, at func(int) int) []byte { return bytes.Repeat([]byte("junk"), 5000) },
-			[]int{5, 6, 7, 8, 9}, 1, "records 6 to 10 are lost"},
+		"header and first record": {
+			1, func(b []byte, at func(int) int) []byte { clear(b[:4096]); return b },
+			[]int{5},
+			2, "records 6 to 6 are lost",
+		},
+		"all of a segment but its size": {
+			1, func(b []byte, at func(int) int) []byte { clear(b); return b },
+			[]int{5, 6, 7, 8, 9},
+			1, "records 6 to 10 are lost",
+		},
+		"a segment of other content": {
+			1, func(b []byte, at func(int) int) []byte { return bytes.Repeat([]byte("junk"), 5000) },
+			[]int{5, 6, 7, 8, 9},
+			1, "records 6 to 10 are lost",
+		},
 		"empty segment in the middle": {1, func(b []byte, at func(int) int) []byte { return nil }, []int{5, 6, 7, 8, 9}, 1, "records 6 to 10 are lost"},
 		"empty segment at the end":    {2, func(b []byte, at func(int) int) []byte { return nil }, []int{10, 11, 12, 13, 14}, 0, ""},
 		"half a header at the end":    {2, func(b []byte, at func(int) int) []byte { return b[:30] }, []int{10, 11, 12, 13, 14}, 0, "nothing in a WAL segment can be read"},

@@ -369,7 +369,7 @@ func TestLyingDisk(t *testing.T) {
 	mem := vfs.NewMem()
 	fsys := vfs.Fault(mem, func(op vfs.Op, path string) error {
 		if op == vfs.OpDatasync {
-			return vfs.Lie
+			return vfs.ErrLie
 		}
 		return nil
 	})

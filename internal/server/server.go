@@ -276,7 +276,7 @@ func (s *Server) receivers(mux *http.ServeMux) error {
 	}
 	s.undo = append(s.undo, s.closeForward)
 	if s.cfg.Auth.Enabled && s.cfg.Forward.Listen != "" && s.cfg.Forward.Tenant == "" {
-		s.log.Warn("forward.tenant is not set: with auth.enabled all forward events will be refused")
+		s.log.Warn("forward.tenant is not set: with auth.enabled forward events are not taken, clients keep them")
 	}
 	return nil
 }

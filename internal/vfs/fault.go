@@ -36,13 +36,13 @@ const (
 )
 
 // Hook decides about an operation before it is done. nil lets it happen. An
-// error is returned in its place, but for two: Lie and what ShortWrite
+// error is returned in its place, but for two: ErrLie and what ShortWrite
 // returns. Hooks are called from any goroutine, before any lock is taken.
 type Hook func(op Op, path string) error
 
-// Lie makes a Sync, Datasync, SyncDir, SyncAll or write report success and do nothing.
+// ErrLie makes a Sync, Datasync, SyncDir, SyncAll or write report success and do nothing.
 // Other operations return it.
-var Lie = errors.New("vfs: pretend that it was done")
+var ErrLie = errors.New("vfs: pretend that it was done")
 
 // ShortWrite makes a write put down its first n bytes and return err. Other
 // operations fail with err.
@@ -67,7 +67,7 @@ type faultFS struct {
 // ask wraps what the hook returns as the operating system would.
 func (f *faultFS) ask(op Op, path string) error {
 	err := f.hook(op, path)
-	if err == nil || err == Lie {
+	if err == nil || err == ErrLie {
 		return err
 	}
 	var short *shortWrite
@@ -164,7 +164,7 @@ func (f *faultFS) orLie(op Op, path string, do func() error) error {
 	switch err := f.ask(op, path); err {
 	case nil:
 		return do()
-	case Lie:
+	case ErrLie:
 		return nil
 	default:
 		return err
@@ -203,7 +203,7 @@ func (f *faultFile) write(p []byte, do func([]byte) (int, error)) (int, error) {
 	switch {
 	case err == nil:
 		return do(p)
-	case err == Lie:
+	case err == ErrLie:
 		return len(p), nil
 	case errors.As(err, &short):
 		n, werr := do(p[:max(0, min(short.n, len(p)))])

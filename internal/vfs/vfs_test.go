@@ -423,7 +423,8 @@ func TestCrashKeepsAnySubset(t *testing.T) {
 	if len(seen) != 2*2*3*4 {
 		t.Fatalf("%d outcomes, want 48: %v", len(seen), seen)
 	}
-	if read(t, clone(m, KeepRandom, 7), "/data") != read(t, clone(m, KeepRandom, 7), "/data") {
+	one, two := read(t, clone(m, KeepRandom, 7), "/data"), read(t, clone(m, KeepRandom, 7), "/data")
+	if one != two {
 		t.Fatal("one seed, two outcomes")
 	}
 }
@@ -547,12 +548,12 @@ func TestFault(t *testing.T) {
 	if n != 2 || read(t, m, "/a") != "ab345" {
 		t.Fatalf("short write of %d left %q", n, read(t, m, "/a"))
 	}
-	on(OpWrite, Lie)
+	on(OpWrite, ErrLie)
 	if n, err := f.WriteAt([]byte("zzz"), 0); n != 3 || err != nil || read(t, m, "/a") != "ab345" {
 		t.Fatalf("lying write: %d, %v, %q", n, err, read(t, m, "/a"))
 	}
 
-	on(OpDatasync, Lie)
+	on(OpDatasync, ErrLie)
 	do(t, f.Datasync())
 	do(t, m.SyncDir("/"))
 	if got := read(t, clone(m, DropUnsynced, 1), "/a"); got != "" {

@@ -15,13 +15,11 @@ const (
 	smallBuffer = 4 << 10
 	// freeBuffer is the largest buffer that needs no admission.
 	freeBuffer = 16 << 10
-	// maxPooledBuffer is the largest that is kept for the next one.
-	maxPooledBuffer = 16 << 20
 )
 
 // buffers are free buffers with sizes that are powers of two.
 type buffers struct {
-	classes [25]sync.Pool // up to maxPooledBuffer
+	classes [25]sync.Pool // up to 16 MiB
 }
 
 // class returns the exponent of the least power of two that is at least n.

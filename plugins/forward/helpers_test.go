@@ -314,11 +314,13 @@ func pieces(p []byte, n int) [][]byte {
 
 // --- a small encoder, written from the format's description ------------------
 
-type raw []byte // bytes that are MessagePack already
-type pairs []any
-type ext struct {
-	sec, ns uint32
-}
+type (
+	raw   []byte // bytes that are MessagePack already
+	pairs []any
+	ext   struct {
+		sec, ns uint32
+	}
+)
 
 func enc(vs ...any) []byte {
 	var b []byte

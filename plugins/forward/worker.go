@@ -382,7 +382,9 @@ func (c *conn) refused(n int, err error) bool {
 			c.s.metrics.refused.WithLabelValues(g.Reason.String()).Add(float64(g.Count))
 		}
 		n = some.Entries
-	case errors.As(err, &all) && !all.Reason.Retryable():
+	case errors.As(err, &all) && !all.Reason.Retryable() && all.Reason != push.NoTenant:
+		// That no tenant is set is a mistake on this side; until it is mended
+		// clients keep what they have.
 		c.s.metrics.refused.WithLabelValues(all.Reason.String()).Add(float64(n))
 	default:
 		return false

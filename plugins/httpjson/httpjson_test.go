@@ -241,8 +241,11 @@ func TestTenantTagAndID(t *testing.T) {
 	}
 	ids := map[push.ID]bool{}
 	for _, c := range []struct{ header, key, body string }{
-		{"X-Request-Id", "a", `{"log":"1"}`}, {"X-Request-Id", "b", `{"log":"1"}`}, {"Idempotency-Key", "c", `{"log":"1"}`},
-		{"X-Request-Id", "a", `{"log":"1"}`}, {"X-Request-Id", "a", `{"log":"2"}`},
+		{"X-Request-Id", "a", `{"log":"1"}`},
+		{"X-Request-Id", "b", `{"log":"1"}`},
+		{"Idempotency-Key", "c", `{"log":"1"}`},
+		{"X-Request-Id", "a", `{"log":"1"}`},
+		{"X-Request-Id", "a", `{"log":"2"}`},
 	} {
 		do(h, post("/ingest/json", c.body, c.header, c.key))
 		id := s.batches[len(s.batches)-1].ID

@@ -228,8 +228,10 @@ func TestMapBatch(t *testing.T) {
 		st.Map(rec, &Input{Job: "j", TS: 1e9}, bl)
 	}
 	want := []entry{
-		{`{job="j", service_name="s0"}`, 1e9, "same", ""}, {`{job="j", service_name="s0"}`, 1e9 + 1, "same", ""},
-		{`{job="j", service_name="s1"}`, 1e9, "same", ""}, {`{job="j", service_name="s1"}`, 1e9 + 1, "same", ""},
+		{`{job="j", service_name="s0"}`, 1e9, "same", ""},
+		{`{job="j", service_name="s0"}`, 1e9 + 1, "same", ""},
+		{`{job="j", service_name="s1"}`, 1e9, "same", ""},
+		{`{job="j", service_name="s1"}`, 1e9 + 1, "same", ""},
 	}
 	if got := entries(bl.Finish()); !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v", got)

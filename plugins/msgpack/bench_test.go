@@ -36,8 +36,11 @@ func containerEvents(n int) []byte {
 		b = appendStr(appendStr(b, "stream"), "stdout")
 		b = append(appendStr(b, "kubernetes"), 0x85)
 		for _, kv := range [][2]string{
-			{"pod_name", "web-7c9b5d-x2x4z"}, {"namespace_name", "shop"}, {"container_name", "web"},
-			{"host", "node-17"}, {"docker_id", "5e0b6d0a3a574a2c8f0e0d9e4f1c2b3a"},
+			{"pod_name", "web-7c9b5d-x2x4z"},
+			{"namespace_name", "shop"},
+			{"container_name", "web"},
+			{"host", "node-17"},
+			{"docker_id", "5e0b6d0a3a574a2c8f0e0d9e4f1c2b3a"},
 		} {
 			b = appendStr(appendStr(b, kv[0]), kv[1])
 		}

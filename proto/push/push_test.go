@@ -32,6 +32,7 @@ type (
 		meta []tPair
 	}
 )
+
 type tStream struct {
 	labels  string
 	entries []tEntry

@@ -46,7 +46,9 @@ func build(t testing.TB, codec Codec, symbols []string, contents ...[]byte) []by
 func TestEntries(t *testing.T) {
 	var content []byte
 	want := []entry{
-		{math.MinInt64, "", ""}, {-1, "\x00\xff", "a=b;"}, {0, strings.Repeat("x", 300), ""},
+		{math.MinInt64, "", ""},
+		{-1, "\x00\xff", "a=b;"},
+		{0, strings.Repeat("x", 300), ""},
 		{math.MaxInt64, "last", "a=b;" + "long=" + "c;"},
 	}
 	symbols := make([]string, 200)
@@ -254,8 +256,18 @@ func TestMetadataErrors(t *testing.T) {
 	}
 	good = strings.Replace(good, "XXX", "1", 1)
 	for _, r := range [][2]string{
-		{`"fingerprint":1,`, ``}, {`"userID":"t",`, ``}, {`"from":0,`, ``}, {`"through":1,`, ``}, {`"metric":{},`, ``}, {`129`, `1`},
-		{`:1,"userID"`, `:-1,"userID"`}, {`"from":0`, `"from":""`}, {`"from":0`, `"from":1e300`}, {`"from":0`, `"from":-`}, {`{}`, `[]`}, {`{}`, `{"a":1}`},
+		{`"fingerprint":1,`, ``},
+		{`"userID":"t",`, ``},
+		{`"from":0,`, ``},
+		{`"through":1,`, ``},
+		{`"metric":{},`, ``},
+		{`129`, `1`},
+		{`:1,"userID"`, `:-1,"userID"`},
+		{`"from":0`, `"from":""`},
+		{`"from":0`, `"from":1e300`},
+		{`"from":0`, `"from":-`},
+		{`{}`, `[]`},
+		{`{}`, `{"a":1}`},
 	} {
 		if m, err := parseMetadata([]byte(strings.Replace(good, r[0], r[1], 1))); err == nil {
 			t.Fatalf("%s instead of %s: accepted as %+v", r[1], r[0], m)

@@ -91,8 +91,10 @@ func TestSelect(t *testing.T) {
 		if got, want := render(all(t, rd)), render(expect(series, nil, math.MinInt64, math.MaxInt64)); got != want {
 			t.Fatalf("%d series: all differ", n)
 		}
-		values := []string{"", "app-1", "app-2|app-3", "(app-1|app-4)", "(?:app-0|none)", "app-[0-2]", ".*", ".+", "pod-1.*", "prod|", "prod|dev",
-			"a|b", `a\|b`, "7", "1|2|3", "none", "(?i)PROD", "(prod|dev)|x", "|", "pod-.*|"}
+		values := []string{
+			"", "app-1", "app-2|app-3", "(app-1|app-4)", "(?:app-0|none)", "app-[0-2]", ".*", ".+", "pod-1.*", "prod|", "prod|dev",
+			"a|b", `a\|b`, "7", "1|2|3", "none", "(?i)PROD", "(prod|dev)|x", "|", "pod-.*|",
+		}
 		names := []string{"app", "env", "pod", "id", "none"}
 		for range min(200, 20_000/n) {
 			var ms []*labels.Matcher

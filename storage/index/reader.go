@@ -22,11 +22,10 @@ type Reader struct {
 	ends  []uint32 // of each symbol in text, with the lengths between them
 	heads []uint32 // start of each symbol in text
 
-	table    []byte            // body of the postings table
-	tableOff int64             // of it in the file
-	entries  []uint32          // of the table, offsets in it
-	names    []string          // sorted
-	ranges   map[string][2]int // entries of a name
+	table   []byte            // body of the postings table
+	entries []uint32          // of the table, offsets in it
+	names   []string          // sorted
+	ranges  map[string][2]int // entries of a name
 }
 
 // NewReader opens the file b. It checks the symbols and the tables; series and
