@@ -61,6 +61,14 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		}
 		return float64(n)
 	})
+	gauge("replay_done_bytes", "Bytes of the WAL that this start has replayed.", func() float64 {
+		done, _ := i.wal.Progress()
+		return float64(done)
+	})
+	gauge("replay_total_bytes", "Bytes of the WAL that this start has to replay.", func() float64 {
+		_, total := i.wal.Progress()
+		return float64(total)
+	})
 	gauge("head_bytes", "Memory of heads.", func() float64 { return float64(i.slabs.InUse()) })
 	gauge("head_limit_bytes", "Memory that heads may use.", func() float64 { return float64(i.headMemory) })
 	gauge("cut_queue_length", "Sealed heads that wait for a cutter.", func() float64 { return float64(i.cutq.len()) })

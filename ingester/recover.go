@@ -33,7 +33,13 @@ func (i *Ingester) recover(found *blocks.Recovered) error {
 	if err := r.blocks(found); err != nil {
 		return err
 	}
+	said := began
 	stats, err := i.wal.Replay(i.ctx, func(lsn wal.LSN, payload []byte) error {
+		if now := time.Now(); now.Sub(said) >= progressPeriod {
+			said = now
+			done, total := i.wal.Progress()
+			i.log.Info("replaying the WAL", "done_bytes", done, "total_bytes", total, "entries", r.entries, "took", now.Sub(began))
+		}
 		if err := r.push(uint64(lsn), payload); err != nil {
 			r.bad++
 			i.m.badRecords.Inc()
@@ -54,6 +60,9 @@ func (i *Ingester) recover(found *blocks.Recovered) error {
 		"corrupt_blocks", found.Corruptions, "took", time.Since(began))
 	return nil
 }
+
+// progressPeriod is how often a replay says how far it is.
+const progressPeriod = 5 * time.Second
 
 // replayWait holds the replay while heads are over their memory.
 func (i *Ingester) replayWait() error {
