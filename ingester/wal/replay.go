@@ -127,6 +127,9 @@ func (l *Log) findEnd() error {
 	for _, c := range l.segments {
 		if !c.dead {
 			s = c
+			// Files that were mixed up may have larger numbers in front; what is
+			// appended must come behind all of them.
+			l.next = max(l.next, c.first)
 		}
 	}
 	if s == nil {
