@@ -102,9 +102,11 @@ func (s *scanner) next() (r record, ok bool, err error) {
 		}
 		h, payload := s.buf[:recordHeader], s.buf[recordHeader:recordHeader+length]
 		if checksum(payload) != le.Uint32(h[24:]) {
+			// What a header says of its length is no reason to pass over a whole
+			// record within it.
 			miss("checksum of the payload differs")
 			bad.zeros = false
-			s.jump(recordHeader + length)
+			s.seek()
 			continue
 		}
 		s.salt, s.low = le.Uint32(h), lsn+1
