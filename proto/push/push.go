@@ -72,6 +72,16 @@ type Batch struct {
 	// say); Rebuild makes a new Body.
 	Stale bool
 
+	// KeepRefused says that the protocol cannot refuse single entries: those
+	// refused for good are stored in the tenant's dead-letter stream before Push
+	// returns.
+	KeepRefused bool
+	Dead        []Dead // pieces of input that could not become entries; see Bury
+	DeadLeft    int    // pieces that were beyond the bounds of Bury
+
+	dead      []byte // the block that the next piece is copied to
+	deadBytes int    // of all pieces, with their texts
+
 	body []byte     // buffer that Body uses when the batch owns it
 	norm normaliser // scratch
 	most int        // during a decode: how many entries or streams may come of Data
@@ -92,7 +102,11 @@ func (b *Batch) Release() {
 		return
 	}
 	clear(b.Streams)
-	*b = Batch{Streams: b.Streams[:0], Entries: b.Entries[:0], Data: b.Data[:0], body: b.body[:0], norm: b.norm}
+	clear(b.Dead)
+	*b = Batch{
+		Streams: b.Streams[:0], Entries: b.Entries[:0], Data: b.Data[:0], Dead: b.Dead[:0],
+		body: b.body[:0], dead: b.dead[:0], norm: b.norm,
+	}
 	pool.Put(b)
 }
 
@@ -177,7 +191,8 @@ func (b *Batch) compress(n int) {
 }
 
 // Rebuild encodes Streams and Entries anew into Data and Body. Entries and
-// streams marked as refused are left out. Use it after changing a span.
+// streams marked as refused are left out; buried pieces stay. Use it after
+// changing a span.
 func (b *Batch) Rebuild() {
 	bl := NewBuilder(Get())
 	defer bl.b.Release()
