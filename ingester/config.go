@@ -32,6 +32,7 @@ type Config struct {
 	FlushConcurrency int           `yaml:"flush-concurrency" help:"chunks uploaded at one time"`
 	FlushTimeout     time.Duration `yaml:"flush-timeout" help:"deadline of one upload"`
 	FlushCheckPeriod time.Duration `yaml:"flush-check-period" help:"how often idle and old chunks are looked for"`
+	PushIDWindow     time.Duration `yaml:"push-id-window" help:"how long the ids of stored pushes are remembered, so that one that a client repeats is not stored again; 0: not at all"`
 	IndexInterval    time.Duration `yaml:"index-interval" help:"how long stored chunks wait for their index file, so that few are written; they stay in local blocks for as long"`
 }
 
@@ -55,9 +56,15 @@ func DefaultConfig() Config {
 		FlushConcurrency: 16,
 		FlushTimeout:     time.Minute,
 		FlushCheckPeriod: 10 * time.Second,
-		IndexInterval:    15 * time.Minute,
+		// Fluent Bit waits up to 2000 s before it repeats a chunk.
+		PushIDWindow:  2 * time.Hour,
+		IndexInterval: 15 * time.Minute,
 	}
 }
+
+// maxPushIDs bounds how many ids of pushes are remembered: about 100 bytes of
+// memory each.
+const maxPushIDs = 1 << 20
 
 // Validate returns every problem of c.
 func (c Config) Validate() []error {
@@ -88,6 +95,9 @@ func (c Config) Validate() []error {
 		if d <= 0 {
 			bad("%s: must be above 0", name)
 		}
+	}
+	if c.PushIDWindow < 0 {
+		bad("push-id-window: must not be negative")
 	}
 	if c.IndexInterval < 0 {
 		bad("index-interval: must not be negative")

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/loki-go/loki-go/internal/vfs"
+	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
@@ -25,6 +26,25 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// ackedPush is a push that was acknowledged.
+type ackedPush struct {
+	id      push.ID
+	streams map[string][]line
+}
+
+// repeatAll sends acknowledged pushes again; every one must be recognised.
+func repeatAll(t *testing.T, i *Ingester, pushes []ackedPush) {
+	t.Helper()
+	for _, p := range pushes {
+		if err := pushWithID(i, "t", p.id, p.streams); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := repeated(i); got != len(pushes) {
+		t.Fatalf("%d of %d repetitions recognised", got, len(pushes))
+	}
+}
+
 func powerLoss(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 77))
 	h := newHarness()
@@ -32,10 +52,13 @@ func powerLoss(t *testing.T, seed uint64) {
 	h.cfg.HeadMemory = 1 << 20
 	mem := h.fs.(*vfs.Mem)
 	acked := map[string][]line{} // by stream
+	var ids []ackedPush
 	pushed := map[string]bool{}
 	next := 0
 	for life := range 4 {
 		i := h.open(t)
+		check(t, i, h, acked, pushed)
+		repeatAll(t, i, ids)
 		check(t, i, h, acked, pushed)
 		var mu sync.Mutex
 		var wg sync.WaitGroup
@@ -68,11 +91,13 @@ func powerLoss(t *testing.T, seed uint64) {
 							pushed[l.String()] = true
 						}
 					}
+					id := push.ID{byte(next), byte(next >> 8), byte(next >> 16)}
 					mu.Unlock()
-					if err := pushLines(t, i, "t", streams); err != nil {
+					if err := pushWithID(i, "t", id, streams); err != nil {
 						return
 					}
 					mu.Lock()
+					ids = append(ids, ackedPush{id, streams})
 					for ls, lines := range streams {
 						acked[ls] = append(acked[ls], lines...)
 					}
@@ -105,6 +130,7 @@ func powerLoss(t *testing.T, seed uint64) {
 		for ls, lines := range acked {
 			before[ls] = append([]line(nil), lines...)
 		}
+		idsBefore := len(ids)
 		mu.Unlock()
 		mode := vfs.DropUnsynced
 		if seed%2 == 0 {
@@ -127,9 +153,11 @@ func powerLoss(t *testing.T, seed uint64) {
 		wg.Wait()
 		_ = i.Shutdown(context.Background(), false)
 		mem, h.fs, h.store, acked = clone, clone, store, before
+		ids = ids[:idsBefore]
 	}
 	i := h.open(t)
 	check(t, i, h, acked, pushed)
+	repeatAll(t, i, ids)
 	if err := i.Flush(context.Background(), true); err != nil {
 		t.Fatal(err)
 	}

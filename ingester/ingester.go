@@ -115,6 +115,7 @@ type Ingester struct {
 	nextRef   atomic.Uint64
 
 	inflight inflight
+	ids      pushIDs
 	cutq     queue[*head]
 	flushq   queue[*openChunk]
 	index    indexer
@@ -158,6 +159,7 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 	}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	i.inflight.init()
+	i.ids.init(int64(cfg.PushIDWindow), int(min(maxPushIDs, i.fileSize(fsys, dir)/64)))
 	i.cutq.init()
 	i.flushq.init()
 	i.index.kick = make(chan struct{}, 1)
@@ -365,20 +367,42 @@ func (i *Ingester) Push(ctx context.Context, b *push.Batch) error {
 	case stateLeaving:
 		return i.refuse(push.Leaving, "shutting down")
 	}
+	tn := i.tenant(b.Tenant)
+	if i.ids.window == 0 || b.ID == (push.ID{}) {
+		_, err := i.push(ctx, tn, b)
+		return err
+	}
+	key := pushKey{tn, b.ID}
+	stored, err := i.ids.enter(ctx, key)
+	if stored {
+		i.m.repeated.Inc()
+	}
+	if stored || err != nil {
+		return err
+	}
+	lsn := uint64(0)
+	defer func() { i.ids.leave(key, lsn, i.deps.Now().UnixNano()) }()
+	lsn, err = i.push(ctx, tn, b)
+	return err
+}
+
+// push stores b, which is no repetition. It returns the number of its record,
+// or 0 if something was refused: what is sent again then has to be looked at
+// again.
+func (i *Ingester) push(ctx context.Context, tn *tenant, b *push.Batch) (uint64, error) {
 	if i.diskLow.Load() {
-		return i.refuse(push.DiskLow, "local disk is full")
+		return 0, i.refuse(push.DiskLow, "local disk is full")
 	}
 	if err := i.admit(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	ps := pushStates.Get().(*pushState)
 	defer pushStates.Put(ps)
 	if !i.inflight.enter(ps, i.wal.Next) {
-		return i.refuse(push.Leaving, "shutting down")
+		return 0, i.refuse(push.Leaving, "shutting down")
 	}
 	defer i.inflight.leave(ps)
 
-	tn := i.tenant(b.Tenant)
 	lim := i.deps.Limits(b.Tenant)
 	var rej push.Rejected
 	ps.streams = ps.streams[:0]
@@ -413,28 +437,34 @@ func (i *Ingester) Push(ctx context.Context, b *push.Batch) error {
 		ps.streams[k] = st
 		accepted += n
 	}
+	id := b.ID
+	if rej.Entries > 0 {
+		id = push.ID{}
+	}
+	lsn := uint64(0)
 	if accepted > 0 {
-		if err := i.commit(ctx, ps, b); err != nil {
-			return err
+		var err error
+		if lsn, err = i.commit(ctx, ps, b, id); err != nil {
+			return 0, err
 		}
 	}
 	if rej.Entries > 0 {
 		rej.Total = len(b.Entries)
-		return &rej
+		return 0, &rej
 	}
-	return nil
+	return lsn, nil
 }
 
-// commit logs the accepted entries and appends them to their heads.
-func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch) error {
+// commit logs the accepted entries under id and appends them to their heads.
+func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch, id push.ID) (uint64, error) {
 	if b.Stale {
-		return push.Errorf(push.Internal, "ingester: batch has entries that its body has not")
+		return 0, push.Errorf(push.Internal, "ingester: batch has entries that its body has not")
 	}
 	sts := ps.streams
 	seg := i.wal.CurrentSegment()
 	var logged wal.Ticket
 	for {
-		ps.header = appendHeader(ps.header[:0], b, sts, func(st *stream) bool { return st.seg.Load() != uint64(seg) })
+		ps.header = appendHeader(ps.header[:0], b, id, sts, func(st *stream) bool { return st.seg.Load() != uint64(seg) })
 		var cur wal.SegmentID
 		var err error
 		logged, cur, err = i.wal.Append(seg, ps.header, b.Body)
@@ -445,7 +475,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch) err
 			seg = cur
 			continue
 		}
-		return i.walError(err)
+		return 0, i.walError(err)
 	}
 	for _, st := range sts {
 		if st != nil {
@@ -455,7 +485,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch) err
 	// A client that goes away changes nothing: its entries are logged, so they
 	// are applied too.
 	if err := logged.Wait(context.WithoutCancel(ctx)); err != nil {
-		return i.walError(err)
+		return 0, i.walError(err)
 	}
 	refused := func(k int) bool { return b.Entries[k].Reject != push.OK }
 	ps.app.i, ps.app.lsn, ps.app.now = i, uint64(logged.LSN), i.deps.Now().UnixNano()
@@ -473,7 +503,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch) err
 	if i.slabs.InUse() > i.headMemory {
 		i.wantMemory()
 	}
-	return nil
+	return uint64(logged.LSN), nil
 }
 
 // walError turns an error of the WAL into what the client may know. Entries of

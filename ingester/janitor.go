@@ -58,7 +58,7 @@ const reserve = 64 << 20
 
 // trimWAL deletes WAL segments and block files that nothing needs any more.
 func (i *Ingester) trimWAL() error {
-	if len(i.wal.Segments()) > 1 {
+	if segs := i.wal.Segments(); len(segs) > 1 {
 		// The order matters. Pushes with a number below keep have been applied
 		// when the heads are looked at; what is in no head by then was appended
 		// to a block file before, which the sync makes durable.
@@ -71,6 +71,7 @@ func (i *Ingester) trimWAL() error {
 		if err := i.blocks.Sync(); err != nil {
 			return err
 		}
+		i.keepIDs(firstKept(segs, keep))
 		if err := i.wal.Truncate(wal.LSN(keep)); err != nil {
 			return err
 		}
@@ -82,6 +83,18 @@ func (i *Ingester) trimWAL() error {
 		return err
 	}
 	return i.blocks.Release(uint64(i.wal.Oldest()))
+}
+
+// firstKept returns the first record that is left when the WAL, which has segs,
+// is truncated to keep.
+func firstKept(segs []wal.SegmentInfo, keep uint64) uint64 {
+	first := uint64(segs[0].First)
+	for _, s := range segs[1:] {
+		if uint64(s.First) <= keep {
+			first = uint64(s.First)
+		}
+	}
+	return first
 }
 
 // eachHead calls fn, with the stream's mutex held, for every head that is not

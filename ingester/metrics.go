@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	entries, bytes             prometheus.Counter
 	waits, earlyCuts           prometheus.Counter
+	repeated                   prometheus.Counter
 	blockErrors, flushErrors   prometheus.Counter
 	badRecords                 prometheus.Counter
 	flushed                    *prometheus.CounterVec
@@ -29,6 +30,7 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		entries:      counter("received_entries_total", "Entries of acknowledged pushes, refused ones included."),
 		bytes:        counter("received_bytes_total", "Decoded bytes of acknowledged pushes."),
 		waits:        counter("memory_waits_total", "Pushes that had to wait for heads to be cut."),
+		repeated:     counter("repeated_pushes_total", "Pushes that had been stored before, by their id; they are acknowledged and not stored again."),
 		earlyCuts:    counter("early_cuts_total", "Heads cut before they were full, for memory or the WAL's sake."),
 		blockErrors:  counter("block_write_errors_total", "Failed writes of blocks to local disk."),
 		flushErrors:  counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),

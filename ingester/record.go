@@ -16,6 +16,8 @@ import (
 //	    uvarint n · n × uvarint entry index minus the previous one: entries that were refused
 //	body: Loki's protobuf PushRequest, compressed, to the end
 //
+// A second kind of record keeps push ids, see idRecord.
+//
 // A stream is defined in the first record of a segment that has entries of it,
 // so that segments can be deleted from the front.
 const recordVersion = 1
@@ -23,11 +25,11 @@ const recordVersion = 1
 var errRecord = errors.New("ingester: malformed WAL record")
 
 // appendHeader encodes everything in front of the body. Streams are those of
-// b; those in sts that are nil were refused. define says whether stream i needs
-// its definition.
-func appendHeader(dst []byte, b *push.Batch, sts []*stream, define func(*stream) bool) []byte {
+// b; those in sts that are nil were refused. define says whether a stream needs
+// its definition. id is zero for a push whose repetition has to be looked at.
+func appendHeader(dst []byte, b *push.Batch, id push.ID, sts []*stream, define func(*stream) bool) []byte {
 	dst = append(dst, recordVersion, byte(b.Codec))
-	dst = append(dst, b.ID[:]...)
+	dst = append(dst, id[:]...)
 	dst = binary.AppendUvarint(dst, uint64(len(b.Tenant)))
 	dst = append(dst, b.Tenant...)
 	dst = binary.AppendUvarint(dst, uint64(len(b.Streams)))

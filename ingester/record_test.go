@@ -26,7 +26,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	b.Entries[1].Reject = push.TooOld // "three"
 	tn := &tenant{id: "t1"}
 	sts := []*stream{tn.newStream(7, `{a="1"}`, 0), nil}
-	p := appendHeader(nil, b, sts, func(*stream) bool { return true })
+	p := appendHeader(nil, b, b.ID, sts, func(*stream) bool { return true })
 	p = append(p, b.Body...)
 	var r record
 	if err := r.decode(p); err != nil {
@@ -54,7 +54,7 @@ func FuzzRecord(f *testing.F) {
 	tn := &tenant{id: "t1"}
 	sts := []*stream{tn.newStream(7, `{a="1"}`, 0), tn.newStream(8, `{b="2"}`, 0)}
 	for _, define := range []bool{true, false} {
-		f.Add(append(appendHeader(nil, b, sts, func(*stream) bool { return define }), b.Body...))
+		f.Add(append(appendHeader(nil, b, b.ID, sts, func(*stream) bool { return define }), b.Body...))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		var r record

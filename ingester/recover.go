@@ -188,6 +188,9 @@ var errNoLabels = errors.New("ingester: stream without labels in WAL")
 
 // push replays one record.
 func (r *recovery) push(lsn uint64, payload []byte) error {
+	if len(payload) > 0 && payload[0] == idRecord {
+		return r.ids(lsn, payload[1:])
+	}
 	if err := r.rec.decode(payload); err != nil {
 		return err
 	}
@@ -250,7 +253,18 @@ func (r *recovery) push(lsn uint64, payload []byte) error {
 		st.mu.Unlock()
 		r.entries += n
 	}
+	if failed == nil {
+		r.i.ids.add(pushKey{r.i.tenant(b.Tenant), r.rec.id}, lsn, r.app.now)
+	}
 	return failed
+}
+
+// ids takes in a record of push ids.
+func (r *recovery) ids(lsn uint64, p []byte) error {
+	now := r.i.deps.Now().UnixNano()
+	return decodeIDs(p, func(tenant []byte, id push.ID) {
+		r.i.ids.add(pushKey{r.i.tenant(string(tenant)), id}, lsn, now)
+	})
 }
 
 // of returns the pieces of push lsn that blocks of stream ref have.
