@@ -11,6 +11,7 @@ import (
 	"github.com/loki-go/loki-go/gateway"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/ingester"
+	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/plugins/forward"
 	"github.com/loki-go/loki-go/plugins/grpcpush"
 	"github.com/loki-go/loki-go/plugins/httpjson"
@@ -52,8 +53,9 @@ type LogConfig struct {
 // ServerConfig holds the settings of the HTTP and gRPC servers.
 type ServerConfig struct {
 	HTTPConfig      `yaml:",inline"`
-	GRPCListen      string        `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
-	ShutdownTimeout time.Duration `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
+	GRPCListen      string         `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
+	GRPCTLS         tlsconf.Server `yaml:"grpc-tls"`
+	ShutdownTimeout time.Duration  `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
 }
 
 // AuthConfig says whether requests must name their tenant.
@@ -146,6 +148,7 @@ func (c Config) Validate() []error {
 		errs []error
 	}{
 		{"server", c.Server.HTTPConfig.validate()},
+		{"server.grpc-tls", c.Server.GRPCTLS.Validate()},
 		{"loki-push", c.LokiPush.Validate()},
 		{"forward", c.Forward.Validate()},
 		{"json", c.JSON.Validate()},

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,16 +14,19 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/loki-go/loki-go/internal/tlsconf"
 )
 
 // HTTPConfig holds the settings of the HTTP server.
 type HTTPConfig struct {
-	Listen            string        `yaml:"http-listen" help:"address of the HTTP server: push, query, operations; empty switches it off"`
-	ReadHeaderTimeout time.Duration `yaml:"http-read-header-timeout" help:"time in which a client must send the headers of a request"`
-	BodyTimeout       time.Duration `yaml:"http-body-timeout" help:"time in which a client must send the next 16 KiB of a body (or what is left of it); large bodies may take as many of these as they need"`
-	WriteTimeout      time.Duration `yaml:"http-write-timeout" help:"time in which a client must take the next piece of an answer"`
-	IdleTimeout       time.Duration `yaml:"http-idle-timeout" help:"an idle connection is closed after this long"`
-	MaxHeaderBytes    int           `yaml:"http-max-header-bytes" help:"largest headers of a request"`
+	Listen            string         `yaml:"http-listen" help:"address of the HTTP server: push, query, operations; empty switches it off"`
+	ReadHeaderTimeout time.Duration  `yaml:"http-read-header-timeout" help:"time in which a client must send the headers of a request"`
+	BodyTimeout       time.Duration  `yaml:"http-body-timeout" help:"time in which a client must send the next 16 KiB of a body (or what is left of it); large bodies may take as many of these as they need"`
+	WriteTimeout      time.Duration  `yaml:"http-write-timeout" help:"time in which a client must take the next piece of an answer"`
+	IdleTimeout       time.Duration  `yaml:"http-idle-timeout" help:"an idle connection is closed after this long"`
+	MaxHeaderBytes    int            `yaml:"http-max-header-bytes" help:"largest headers of a request"`
+	TLS               tlsconf.Server `yaml:"http-tls"`
 }
 
 // DefaultHTTPConfig returns the defaults.
@@ -49,6 +53,9 @@ func (c HTTPConfig) validate() (errs []error) {
 	if c.MaxHeaderBytes < 4096 {
 		errs = append(errs, errors.New("server.http-max-header-bytes: must be 4096 or more"))
 	}
+	for _, err := range c.TLS.Validate() {
+		errs = append(errs, fmt.Errorf("server.http-tls.%w", err))
+	}
 	return errs
 }
 
@@ -67,7 +74,7 @@ type httpServer struct {
 	busy prometheus.Gauge
 }
 
-func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg prometheus.Registerer) *httpServer {
+func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg prometheus.Registerer) (*httpServer, error) {
 	s := &httpServer{
 		cfg: cfg, log: log,
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -89,12 +96,23 @@ func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg pro
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	return s
+	if cfg.TLS.Enabled() {
+		var err error
+		if s.srv.TLSConfig, err = cfg.TLS.Config(log, "h2", "http/1.1"); err != nil {
+			return nil, fmt.Errorf("server.http-tls: %w", err)
+		}
+	}
+	return s, nil
 }
 
 // Serve accepts connections from l until Shutdown.
 func (s *httpServer) Serve(l net.Listener) error {
-	err := s.srv.Serve(&listener{Listener: l, log: s.log})
+	l = &listener{Listener: l, log: s.log}
+	serve := s.srv.Serve
+	if s.srv.TLSConfig != nil {
+		serve = func(l net.Listener) error { return s.srv.ServeTLS(l, "", "") }
+	}
+	err := serve(l)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

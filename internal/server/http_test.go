@@ -42,7 +42,10 @@ func testHTTPConfig() HTTPConfig {
 func serve(t *testing.T, cfg HTTPConfig, mux *http.ServeMux) (string, *logBuffer) {
 	t.Helper()
 	out := newLogBuffer()
-	s := newHTTPServer(cfg, mux, slog.New(slog.NewTextHandler(out, nil)), prometheus.NewRegistry())
+	s, err := newHTTPServer(cfg, mux, slog.New(slog.NewTextHandler(out, nil)), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -22,12 +22,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/loki-go/loki-go/gateway"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/ingester"
 	"github.com/loki-go/loki-go/internal/config"
+	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/plugins/forward"
 	"github.com/loki-go/loki-go/plugins/grpcpush"
@@ -239,8 +241,8 @@ func (s *Server) receive() error {
 		},
 		Build: query.BuildInfo{Version: s.d.Version, Revision: s.d.Version, GoVersion: runtime.Version()},
 	}).Register(mux)
-	s.http = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.log, s.d.Registry)
-	return nil
+	s.http, err = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.log, s.d.Registry)
+	return err
 }
 
 func (s *Server) receivers(mux *http.ServeMux) error {
@@ -265,7 +267,11 @@ func (s *Server) receivers(mux *http.ServeMux) error {
 		if err != nil {
 			return err
 		}
-		s.grpc = grpc.NewServer(s.cfg.GRPCPush.ServerOptions()...)
+		opts, err := grpcTLS("server.grpc-tls", s.cfg.Server.GRPCTLS, s.log)
+		if err != nil {
+			return err
+		}
+		s.grpc = grpc.NewServer(append(opts, s.cfg.GRPCPush.ServerOptions()...)...)
 		pushes.Register(s.grpc)
 	}
 	if s.forward, err = forward.New(forward.Deps{Sink: s.gateway, Mapper: mapper, Log: s.log, Metrics: s.d.Registry}, s.cfg.Forward); err != nil {
@@ -279,6 +285,18 @@ func (s *Server) receivers(mux *http.ServeMux) error {
 		s.log.Warn("forward.tenant is not set: with auth.enabled forward events are not taken, clients keep them")
 	}
 	return nil
+}
+
+// grpcTLS returns what makes a gRPC server speak TLS, if the settings say so.
+func grpcTLS(setting string, c tlsconf.Server, log *slog.Logger) ([]grpc.ServerOption, error) {
+	if !c.Enabled() {
+		return nil, nil
+	}
+	cfg, err := c.Config(log, "h2")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(cfg))}, nil
 }
 
 // serve starts what answers clients, and the helpers.
