@@ -7,6 +7,10 @@
 //
 // A Receiver has no goroutines of its own and needs no closing; stopping the
 // gRPC server waits for its calls. They may be concurrent.
+//
+// A client that cannot hand single entries back, as an agent's plugin, says so
+// (keep_refused): the Sink then keeps those that are refused for good as dead
+// letters, together with pieces that never were entries.
 package grpcpush
 
 import (
@@ -158,6 +162,7 @@ func (rc *Receiver) push(ctx context.Context, req *ingestpb.PushRequest, b *push
 	rc.entries.Add(float64(len(b.Entries)))
 	b.Tenant, b.Receiver = req.Tenant, rc.receiver(req.Receiver)
 	copy(b.ID[:], req.PushId)
+	ingestpb.Bury(b, req)
 	return rc.d.Sink.Push(ctx, b)
 }
 

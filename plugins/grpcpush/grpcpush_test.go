@@ -293,6 +293,45 @@ func TestInternal(t *testing.T) {
 	}
 }
 
+// TestKeepRefused hands on what a plugin says of its dead letters, and answers
+// with what was refused all the same.
+func TestKeepRefused(t *testing.T) {
+	var kept bool
+	var left int
+	var dead []string
+	s := &sink{do: func(_ context.Context, b *push.Batch) error {
+		kept, left, dead = b.KeepRefused, b.DeadLeft, nil
+		for _, d := range b.Dead {
+			dead = append(dead, fmt.Sprintf("%s %s %q %d", d.Reason, d.Text, d.Raw, d.TS))
+		}
+		if len(b.Entries) == 0 {
+			return nil
+		}
+		b.Entries[0].Reject = push.TooOld
+		r := &push.Rejected{Total: len(b.Entries)}
+		r.Add(push.TooOld, "{}", 1, 1, func() string { return "old" })
+		return r
+	}}
+	addr, _ := serve(t, s, "127.0.0.1:0", DefaultConfig(), false)
+	c := dial(t, addr)
+	b := sample(10)
+	b.KeepRefused, b.DeadLeft = true, 2
+	b.Bury(push.Malformed, "no event", []byte("\xc1"))
+	var rejected *push.Rejected
+	if err := c.Push(ctx(t), b); !errors.As(err, &rejected) || rejected.Entries != 1 || b.Entries[0].Reject != push.TooOld {
+		t.Fatalf("got %v", err)
+	}
+	want := []string{`malformed no event "\xc1" 0`}
+	if !kept || left != 2 || !slices.Equal(dead, want) {
+		t.Fatalf("kept %v, %d left, %q", kept, left, dead)
+	}
+	only := push.NewBuilder(push.Get()).Finish()
+	only.Bury(push.Malformed, "no event", []byte("\xc1"))
+	if err := c.Push(ctx(t), only); err != nil || kept || !slices.Equal(dead, want) {
+		t.Fatalf("dead letters only: %v, %q", err, dead)
+	}
+}
+
 func TestTooLargeForGRPC(t *testing.T) {
 	s := &sink{}
 	cfg := DefaultConfig()
@@ -407,6 +446,8 @@ func FuzzPush(f *testing.F) {
 			f.Fatal(err)
 		}
 		req.Refused = []*ingestpb.Refused{{Stream: 1, First: 0, Count: 1, Reason: "too_old"}}
+		req.KeepRefused, req.DeadLeft = true, 1
+		req.Dead = []*ingestpb.Dead{{Reason: "malformed", Text: "why", Raw: []byte("x"), Size: 9, Time: 1}}
 		p, err := proto.Marshal(req)
 		if err != nil {
 			f.Fatal(err)

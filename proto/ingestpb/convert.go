@@ -25,12 +25,42 @@ func NewRequest(b *push.Batch) (*PushRequest, error) {
 	if b.Stale {
 		return nil, errors.New("ingestpb: batch is stale: its body is not what it says")
 	}
-	r := &PushRequest{Tenant: b.Tenant, Receiver: b.Receiver, Codec: Codec(b.Codec), Body: b.Body, Refused: Marks(b)}
+	r := &PushRequest{
+		Tenant: b.Tenant, Receiver: b.Receiver, Codec: Codec(b.Codec), Body: b.Body, Refused: Marks(b),
+		KeepRefused: b.KeepRefused, DeadLeft: int64(b.DeadLeft),
+	}
 	if b.ID != (push.ID{}) {
 		r.PushId = b.ID[:]
 	}
+	for i := range b.Dead {
+		d := &b.Dead[i]
+		r.Dead = append(r.Dead, &Dead{
+			Reason: d.Reason.String(), Text: strings.ToValidUTF8(d.Text, "\uFFFD"), Raw: d.Raw, Size: int64(d.Size), Time: d.TS,
+		})
+	}
 	return r, nil
 }
+
+// Bury gives b what the request says of dead letters, within the bounds that
+// push.Batch has for them.
+func Bury(b *push.Batch, r *PushRequest) {
+	b.KeepRefused = r.KeepRefused
+	for _, d := range r.Dead {
+		reason, before := push.ReasonByName(d.Reason), len(b.Dead)
+		if reason == push.OK || reason.Retryable() {
+			reason = push.Malformed
+		}
+		b.Bury(reason, d.Text, d.Raw)
+		if len(b.Dead) > before {
+			last := &b.Dead[before]
+			last.Size, last.TS = max(last.Size, int(max(0, min(d.Size, push.MaxData)))), d.Time
+		}
+	}
+	b.DeadLeft += int(max(0, min(r.DeadLeft, maxLeft)))
+}
+
+// maxLeft is the most pieces that a sender may say it has left out.
+const maxLeft = 1 << 30
 
 // Marks lists what of b is marked as refused.
 func Marks(b *push.Batch) []*Refused {

@@ -172,3 +172,45 @@ func TestForeignErrors(t *testing.T) {
 	f(status.Error(codes.PermissionDenied, "no"), push.NoTenant)
 	f(errors.New("plain"), push.Internal)
 }
+
+func TestDeadLetters(t *testing.T) {
+	b := batch()
+	b.KeepRefused, b.DeadLeft = true, 3
+	b.Bury(push.Malformed, "no record", []byte("\xc1rest"))
+	b.Bury(push.LineTooLong, "too long", make([]byte, push.MaxDeadRaw+1))
+	b.Dead[0].TS = 77
+	r, err := NewRequest(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := proto.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q PushRequest
+	if err := proto.Unmarshal(p, &q); err != nil {
+		t.Fatal(err)
+	}
+	c := batch()
+	Bury(c, &q)
+	if !c.KeepRefused || c.DeadLeft != 3 || !reflect.DeepEqual(c.Dead, b.Dead) {
+		t.Fatalf("got %v, %d, %+v", c.KeepRefused, c.DeadLeft, c.Dead)
+	}
+	// What a stranger says is bounded, and no reason is one that calls for a retry.
+	hostile := &PushRequest{DeadLeft: 1 << 62, Dead: []*Dead{
+		{Reason: "overloaded", Size: 1 << 62, Raw: []byte("x")}, {Reason: "ok", Size: -1}, {Reason: "what"}, {Reason: "internal"},
+	}}
+	for range push.MaxDead {
+		hostile.Dead = append(hostile.Dead, &Dead{Reason: "malformed"})
+	}
+	c = batch()
+	Bury(c, hostile)
+	if len(c.Dead) != push.MaxDead || c.DeadLeft != maxLeft+4 || c.Dead[0].Size != push.MaxData || c.Dead[1].Size != 0 {
+		t.Fatalf("%d pieces, %d left, %+v", len(c.Dead), c.DeadLeft, c.Dead[:4])
+	}
+	for _, d := range c.Dead {
+		if d.Reason != push.Malformed {
+			t.Fatalf("reason %s", d.Reason)
+		}
+	}
+}

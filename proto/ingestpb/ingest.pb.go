@@ -83,7 +83,16 @@ type PushRequest struct {
 	Body []byte `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
 	// Entries in the body that have been refused already and must not be stored.
 	// For use between servers.
-	Refused       []*Refused `protobuf:"bytes,6,rep,name=refused,proto3" json:"refused,omitempty"`
+	Refused []*Refused `protobuf:"bytes,6,rep,name=refused,proto3" json:"refused,omitempty"`
+	// The sender cannot hand single entries back to where they came from. Those
+	// that are refused for good, and the pieces in dead, are to be stored in the
+	// tenant's dead-letter stream before the answer is sent; the answer names the
+	// refused entries all the same.
+	KeepRefused bool `protobuf:"varint,7,opt,name=keep_refused,json=keepRefused,proto3" json:"keep_refused,omitempty"`
+	// What could not become an entry.
+	Dead []*Dead `protobuf:"bytes,8,rep,name=dead,proto3" json:"dead,omitempty"`
+	// How many more such pieces there were.
+	DeadLeft      int64 `protobuf:"varint,9,opt,name=dead_left,json=deadLeft,proto3" json:"dead_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +169,104 @@ func (x *PushRequest) GetRefused() []*Refused {
 	return nil
 }
 
+func (x *PushRequest) GetKeepRefused() bool {
+	if x != nil {
+		return x.KeepRefused
+	}
+	return false
+}
+
+func (x *PushRequest) GetDead() []*Dead {
+	if x != nil {
+		return x.Dead
+	}
+	return nil
+}
+
+func (x *PushRequest) GetDeadLeft() int64 {
+	if x != nil {
+		return x.DeadLeft
+	}
+	return 0
+}
+
+// Dead is a piece of input that could not become an entry.
+type Dead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // a name of package push
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`     // what is wrong with it
+	Raw           []byte                 `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`       // the piece, or its start
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`    // bytes of the piece; 0: those of raw
+	Time          int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`    // its own time, in nanoseconds since the epoch; 0: unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dead) Reset() {
+	*x = Dead{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dead) ProtoMessage() {}
+
+func (x *Dead) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dead.ProtoReflect.Descriptor instead.
+func (*Dead) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Dead) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Dead) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Dead) GetRaw() []byte {
+	if x != nil {
+		return x.Raw
+	}
+	return nil
+}
+
+func (x *Dead) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Dead) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
 // Refused is a run of entries of one stream.
 type Refused struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -173,7 +280,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[1]
+	mi := &file_ingestpb_ingest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +292,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[1]
+	mi := &file_ingestpb_ingest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +305,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{1}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Refused) GetStream() uint32 {
@@ -244,7 +351,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[2]
+	mi := &file_ingestpb_ingest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +363,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[2]
+	mi := &file_ingestpb_ingest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +376,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{2}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PushResponse) GetGroups() []*Group {
@@ -317,7 +424,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[3]
+	mi := &file_ingestpb_ingest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +436,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[3]
+	mi := &file_ingestpb_ingest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +449,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{3}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Group) GetReason() string {
@@ -391,14 +498,23 @@ var File_ingestpb_ingest_proto protoreflect.FileDescriptor
 
 const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x15ingestpb/ingest.proto\x12\x11loki_go.ingest.v1\"\xd4\x01\n" +
+	"\x15ingestpb/ingest.proto\x12\x11loki_go.ingest.v1\"\xc1\x02\n" +
 	"\vPushRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n" +
 	"\apush_id\x18\x02 \x01(\fR\x06pushId\x12\x1a\n" +
 	"\breceiver\x18\x03 \x01(\tR\breceiver\x12.\n" +
 	"\x05codec\x18\x04 \x01(\x0e2\x18.loki_go.ingest.v1.CodecR\x05codec\x12\x12\n" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x124\n" +
-	"\arefused\x18\x06 \x03(\v2\x1a.loki_go.ingest.v1.RefusedR\arefused\"e\n" +
+	"\arefused\x18\x06 \x03(\v2\x1a.loki_go.ingest.v1.RefusedR\arefused\x12!\n" +
+	"\fkeep_refused\x18\a \x01(\bR\vkeepRefused\x12+\n" +
+	"\x04dead\x18\b \x03(\v2\x17.loki_go.ingest.v1.DeadR\x04dead\x12\x1b\n" +
+	"\tdead_left\x18\t \x01(\x03R\bdeadLeft\"l\n" +
+	"\x04Dead\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x10\n" +
+	"\x03raw\x18\x03 \x01(\fR\x03raw\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04time\x18\x05 \x01(\x03R\x04time\"e\n" +
 	"\aRefused\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x14\n" +
@@ -436,26 +552,28 @@ func file_ingestpb_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_ingestpb_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_ingestpb_ingest_proto_goTypes = []any{
 	(Codec)(0),           // 0: loki_go.ingest.v1.Codec
 	(*PushRequest)(nil),  // 1: loki_go.ingest.v1.PushRequest
-	(*Refused)(nil),      // 2: loki_go.ingest.v1.Refused
-	(*PushResponse)(nil), // 3: loki_go.ingest.v1.PushResponse
-	(*Group)(nil),        // 4: loki_go.ingest.v1.Group
+	(*Dead)(nil),         // 2: loki_go.ingest.v1.Dead
+	(*Refused)(nil),      // 3: loki_go.ingest.v1.Refused
+	(*PushResponse)(nil), // 4: loki_go.ingest.v1.PushResponse
+	(*Group)(nil),        // 5: loki_go.ingest.v1.Group
 }
 var file_ingestpb_ingest_proto_depIdxs = []int32{
 	0, // 0: loki_go.ingest.v1.PushRequest.codec:type_name -> loki_go.ingest.v1.Codec
-	2, // 1: loki_go.ingest.v1.PushRequest.refused:type_name -> loki_go.ingest.v1.Refused
-	4, // 2: loki_go.ingest.v1.PushResponse.groups:type_name -> loki_go.ingest.v1.Group
-	2, // 3: loki_go.ingest.v1.PushResponse.refused:type_name -> loki_go.ingest.v1.Refused
-	1, // 4: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
-	3, // 5: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 1: loki_go.ingest.v1.PushRequest.refused:type_name -> loki_go.ingest.v1.Refused
+	2, // 2: loki_go.ingest.v1.PushRequest.dead:type_name -> loki_go.ingest.v1.Dead
+	5, // 3: loki_go.ingest.v1.PushResponse.groups:type_name -> loki_go.ingest.v1.Group
+	3, // 4: loki_go.ingest.v1.PushResponse.refused:type_name -> loki_go.ingest.v1.Refused
+	1, // 5: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
+	4, // 6: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
+	6, // [6:7] is the sub-list for method output_type
+	5, // [5:6] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_ingestpb_ingest_proto_init() }
@@ -469,7 +587,7 @@ func file_ingestpb_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingestpb_ingest_proto_rawDesc), len(file_ingestpb_ingest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
