@@ -12,10 +12,11 @@ import (
 
 // Input is what a receiver knows about a record beside its fields.
 type Input struct {
-	Job  string  // the receiver; label job
-	Tag  []byte  // metadata tag, if not empty
-	TS   int64   // nanoseconds since the epoch
-	Meta *Record // metadata that the agent keeps beside the record; may be nil
+	Job    string  // the receiver; label job
+	Tenant string  // of records for which the configuration names no other
+	Tag    []byte  // metadata tag, if not empty
+	TS     int64   // nanoseconds since the epoch
+	Meta   *Record // metadata that the agent keeps beside the record; may be nil
 
 	// LineKey, if it is one of the line keys, goes before the others, whatever
 	// its value, and the others must then be text, numbers or booleans. With
@@ -57,6 +58,20 @@ func (m *Mapper) newState() *State {
 	}
 	st.keys.init(m)
 	return st
+}
+
+// Add adds rec to g as one entry of its tenant. The top of rec must be a map.
+// Nothing of rec and in is kept. It returns false, and has added nothing, if g
+// has MaxTenants other tenants: push what g has, Reset it, and add rec again.
+func (st *State) Add(rec *Record, in *Input, g *Batches) bool {
+	t := g.tenant(in.Tenant)
+	if t == nil {
+		return false
+	}
+	before := t.bl.Size()
+	st.Map(rec, in, &t.bl)
+	g.added(t, before)
+	return true
 }
 
 // Map adds rec to bl as one entry. The top of rec must be a map. Nothing of rec
