@@ -116,7 +116,7 @@ func kindName(k mapping.Kind) string {
 
 // event maps the record.
 func (w *work) event(h *handler) {
-	ts, node := eventTime(&w.rec)
+	ts, node := mapping.EventTime(&w.rec)
 	if node >= 0 {
 		w.rec.Nodes[node].Used = true
 	} else {
@@ -125,78 +125,10 @@ func (w *work) event(h *handler) {
 	}
 	if h.logstash {
 		w.in.LineKey = "message"
-		dropLogstash(&w.rec)
+		mapping.DropLogstash(&w.rec)
 	}
 	w.in.TS = ts
 	w.st.Map(&w.rec, &w.in, w.bl)
-}
-
-// timeRank orders the fields that can be the time; 0 is none.
-func timeRank(key []byte) int {
-	switch string(key) {
-	case "@timestamp":
-		return 6
-	case "timestamp":
-		return 5
-	case "time":
-		return 4
-	case "ts":
-		return 3
-	case "date":
-		return 2
-	case "_time":
-		return 1
-	}
-	return 0
-}
-
-// oldestNumber is what a number must be to be a time: 1973-03-03 in ns. Smaller
-// ones are durations and counters.
-const oldestNumber = 1e17
-
-// eventTime returns the time of r and the node that has it, or -1.
-func eventTime(r *mapping.Record) (ts int64, node int) {
-	best, node := 0, -1
-	for j, end := 1, int(r.Nodes[0].End); j < end; j = r.Next(j) {
-		rank := timeRank(r.Nodes[j].Key)
-		if rank <= best {
-			continue
-		}
-		t, ok := mapping.NodeTime(r, j)
-		if !ok || t < oldestNumber && !isDate(&r.Nodes[j]) {
-			continue
-		}
-		ts, node, best = t, j, rank
-	}
-	return ts, node
-}
-
-// isDate tells a date from a number in a string.
-func isDate(n *mapping.Node) bool {
-	return n.Kind == mapping.String && len(n.Str) > 4 && n.Str[4] == '-'
-}
-
-// dropLogstash marks what Logstash adds to every event and says nothing:
-// @version, always "1", and event.original where it is the message once more.
-func dropLogstash(r *mapping.Record) {
-	message, event := -1, -1
-	for j, end := 1, int(r.Nodes[0].End); j < end; j = r.Next(j) {
-		switch n := &r.Nodes[j]; string(n.Key) {
-		case "@version":
-			n.Used = true
-		case "message":
-			message = j
-		case "event":
-			event = j
-		}
-	}
-	if message < 0 || event < 0 {
-		return
-	}
-	if o := r.Field(event, "original"); o >= 0 && r.Nodes[o].Kind == mapping.String &&
-		r.Nodes[message].Kind == mapping.String && bytes.Equal(r.Nodes[o].Str, r.Nodes[message].Str) {
-		r.Nodes[o].Used = true
-	}
 }
 
 // contentType returns the media type without parameters, in lower case.

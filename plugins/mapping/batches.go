@@ -40,6 +40,7 @@ type Batches struct {
 // building is a batch that is being built.
 type building struct {
 	tenant string
+	index  int // in list
 	batch  *push.Batch
 	bl     push.Builder
 	most   int // a bound for the memory that bl holds
@@ -75,7 +76,7 @@ func (g *Batches) open(tenant string) *building {
 	} else {
 		t = &building{bl: *push.NewBuilder(nil)}
 	}
-	t.tenant, t.batch = tenant, push.Get()
+	t.tenant, t.index, t.batch = tenant, len(g.list), push.Get()
 	t.batch.Tenant = tenant
 	t.bl.Reset(t.batch)
 	if g.byTenant == nil {
@@ -95,6 +96,11 @@ func (g *Batches) added(t *building, before int) {
 // Len returns the number of entries so far, Size their encoded size in bytes.
 func (g *Batches) Len() int  { return g.entries }
 func (g *Batches) Size() int { return g.size }
+
+// Last says where the record went that was added last: to which of the batches
+// that Finish will return, and to which of its streams. The entries of a stream
+// are in the order in which they were added.
+func (g *Batches) Last() (batch, stream int) { return g.last.index, g.last.bl.LastStream() }
 
 // Bury is push.Batch.Bury for the batch of a tenant, which is opened for that
 // whatever MaxTenants says: the receiver names it, not a record.

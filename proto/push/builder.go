@@ -77,6 +77,10 @@ func (bl *Builder) Stream(labels []byte) int {
 	return i
 }
 
+// LastStream returns what Stream returned last, -1 before that. After Finish,
+// the entries of a stream are in the order in which they were added.
+func (bl *Builder) LastStream() int { return bl.last }
+
 // Pair adds metadata to the entry that comes next. Name and value are copied;
 // the name need not be normalised.
 func (bl *Builder) Pair(name, value []byte) { bl.pairs = appendPair(bl.pairs, name, value) }
