@@ -170,7 +170,7 @@ type grower struct {
 
 // room makes sure that dst can take more, and that this is admitted.
 func (g *grower) room(dst []byte, limit int64) ([]byte, error) {
-	if g.held == g.admitted {
+	if g.held >= g.admitted {
 		n := max(step, g.held/2)
 		if g.admit != nil {
 			if err := g.admit(n); err != nil {
