@@ -198,6 +198,18 @@ func StatusError(err error) error {
 	return full.Err()
 }
 
+// FromServer reports whether the error of a call is what a server of ours
+// answered, and not the fault of the way there.
+func FromServer(err error) bool {
+	s, _ := status.FromError(err)
+	for _, d := range s.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.Domain == Domain {
+			return true
+		}
+	}
+	return false
+}
+
 // Error is the inverse of StatusError for the error of a call. What does not
 // come from a server of ours gets the reason that says the same about retries.
 func Error(err error) *push.Error {
