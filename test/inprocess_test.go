@@ -134,7 +134,7 @@ func (c counted) Send(ctx context.Context, id uint64, streams []testkit.Stream) 
 
 func (p *inProcess) senders() []testkit.Sender {
 	var out []testkit.Sender
-	for _, s := range senders(p.cfg.Server.Listen, p.cfg.Forward.Listen) {
+	for _, s := range senders(p.cfg.Server.Listen, p.cfg.Forward.Listen[0]) {
 		out = append(out, counted{s, p})
 	}
 	return out

@@ -281,7 +281,7 @@ func (s *Server) receivers(mux *http.ServeMux) error {
 		return fmt.Errorf("forward.listen: %w", err)
 	}
 	s.undo = append(s.undo, s.closeForward)
-	if s.cfg.Auth.Enabled && s.cfg.Forward.Listen != "" && s.cfg.Forward.Tenant == "" {
+	if s.cfg.Auth.Enabled && s.cfg.Forward.On() && s.cfg.Forward.Tenant == "" {
 		s.log.Warn("forward.tenant is not set: with auth.enabled forward events are not taken, clients keep them")
 	}
 	return nil

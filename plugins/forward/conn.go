@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -43,9 +45,13 @@ type framer interface {
 // conn is a connection. One goroutine runs serve; wake and abort may be called
 // from others.
 type conn struct {
-	s    *Server
-	nc   net.Conn
-	peer string
+	s      *Server
+	nc     net.Conn
+	peer   string
+	tenant string
+
+	unknown bool      // TLS and the handshake are still to be done; Server.mu
+	greetBy time.Time // until when they have to be; zero: they are
 
 	buf    []byte // buf[r:w] has been read and not been handled
 	r, w   int
@@ -68,13 +74,22 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{s: s, nc: nc, peer: nc.RemoteAddr().String(), sniff: true}
+	c := &conn{s: s, nc: nc, peer: nc.RemoteAddr().String(), tenant: s.cfg.Tenant, sniff: true}
+	if nc.RemoteAddr().Network() == "unix" {
+		c.peer = "unix socket"
+	}
+	if _, ok := nc.(*tls.Conn); ok || s.auth != nil {
+		c.unknown, c.greetBy = true, time.Now().Add(s.cfg.HandshakeTimeout)
+	}
+	return c
 }
 
-// serve reads and handles messages until the connection ends. A handshake, and
-// what it demands before the first message, has its place before run.
+// serve reads and handles messages until the connection ends.
 func (c *conn) serve() {
-	err := c.run()
+	err := c.greet()
+	if err == nil {
+		err = c.run()
+	}
 	// What is whole and wants no ack has no other copy.
 	if ferr := c.flush(); ferr != nil && (err == error(errEnd) || err == error(errIdle)) {
 		err = ferr
@@ -103,6 +118,46 @@ func (c *conn) ended(err error) {
 	default:
 		c.s.logs.warn("forward connection closed", "peer", c.peer, "reason", reason, "err", err)
 	}
+}
+
+// greet does what has to be done before the first message.
+func (c *conn) greet() error {
+	if c.greetBy.IsZero() {
+		return nil
+	}
+	if t, ok := c.nc.(*tls.Conn); ok {
+		if err := c.startTLS(t); err != nil {
+			return err
+		}
+	}
+	if c.s.auth != nil {
+		if err := c.authenticate(c.s.auth); err != nil {
+			return err
+		}
+	}
+	c.greetBy = time.Time{}
+	c.s.known(c)
+	return nil
+}
+
+func (c *conn) startTLS(t *tls.Conn) error {
+	ctx, cancel := context.WithDeadline(c.s.ctx, c.greetBy)
+	defer cancel()
+	err := t.HandshakeContext(ctx)
+	var header tls.RecordHeaderError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF): // a heartbeat, or a look whether the port is open
+		return errEnd
+	case c.s.draining():
+		return errShutdown
+	case ctx.Err() != nil:
+		return &closeError{reason: "too_slow", err: errors.New("TLS did not start in time")}
+	case errors.As(err, &header):
+		return &closeError{reason: "tls", err: errors.New("the client does not speak TLS, which this port demands")}
+	}
+	return &closeError{reason: "tls", err: fmt.Errorf("start TLS: %w", err)}
 }
 
 // run returns why the connection must end.
@@ -282,6 +337,8 @@ func (c *conn) read(p []byte) (int, error) {
 			return 0, errShutdown
 		case c.s.draining():
 			// wake has interrupted a read under another deadline.
+		case !c.greetBy.IsZero():
+			return 0, &closeError{reason: "too_slow", err: errors.New("the client did not identify itself in time")}
 		case c.r == c.w && len(c.buf) > smallBuffer:
 			return 0, nil
 		case c.r == c.w:
@@ -308,6 +365,8 @@ func (c *conn) setDeadline() (draining bool) {
 			}
 		}
 		c.halfClose()
+	case !c.greetBy.IsZero():
+		t = c.greetBy
 	case have > 0:
 		t = c.began.Add(c.s.cfg.ReadTimeout + time.Duration(have/slowestBytes)*time.Second)
 	case len(c.buf) > smallBuffer:
@@ -341,15 +400,20 @@ func (c *conn) wake() {
 // abort makes all reads and writes fail.
 func (c *conn) abort() { c.nc.Close() }
 
-const ackTimeout = 10 * time.Second
+const writeTimeout = 10 * time.Second
 
-// writeAck sends an ack in one write: clients read only once, and only a small
+// write sends an answer in one write: clients read only once, and only a small
 // piece.
-func (c *conn) writeAck(ack []byte) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(ackTimeout)); err != nil {
+func (c *conn) write(p []byte) error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	if _, err := c.nc.Write(ack); err != nil {
+	_, err := c.nc.Write(p)
+	return err
+}
+
+func (c *conn) writeAck(ack []byte) error {
+	if err := c.write(ack); err != nil {
 		return fmt.Errorf("write ack: %w", err)
 	}
 	c.s.metrics.acks.Inc()

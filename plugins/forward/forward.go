@@ -67,6 +67,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -105,6 +106,7 @@ type Server struct {
 	buffers   buffers
 	workers   sync.Pool // *worker
 	overdraft chan struct{}
+	auth      *auth // nil: clients need not identify themselves
 
 	ctx    context.Context // ends when the server will not wait any longer
 	cancel context.CancelFunc
@@ -116,7 +118,8 @@ type Server struct {
 	drainBy time.Time // set before drain is closed
 	open    []interface{ Close() error }
 	conns   map[*conn]struct{}
-	addr    net.Addr
+	unknown int // connections that have not been greeted
+	addrs   []net.Addr
 }
 
 // New returns a Server that does nothing yet. cfg must be valid.
@@ -130,12 +133,16 @@ func New(d Deps, cfg Config) (*Server, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
+	a, err := newAuth(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("forward: %w", err)
+	}
 	m, err := newMetrics(d.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("forward: register metrics: %w", err)
 	}
 	s := &Server{
-		d: d, cfg: cfg, metrics: m,
+		d: d, cfg: cfg, metrics: m, auth: a,
 		overdraft: make(chan struct{}, 1),
 		drain:     make(chan struct{}),
 		conns:     map[*conn]struct{}{},
@@ -146,53 +153,50 @@ func New(d Deps, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Open listens at Config.Listen, TCP and UDP, and serves until Close. It does
-// nothing if Listen is empty.
+// Open listens at all that Config names, and serves until Close. It does nothing
+// if Config names nothing.
 func (s *Server) Open() error {
-	if s.cfg.Listen == "" {
-		return nil
-	}
-	ln, pc, err := s.listen()
+	all, err := s.listen()
 	if err != nil {
 		return fmt.Errorf("forward: %w", err)
 	}
-	if pc != nil && !s.start(pc, func() { s.serveHeartbeats(pc) }) {
-		pc.Close()
+	for i, l := range all {
+		if !s.serve(l) {
+			for _, l := range all[i:] {
+				l.Close()
+			}
+			return errClosed
+		}
+		s.d.Log.Info("forward receiver listens", "addr", l.Addr().String(), "heartbeat", l.heartbeats != nil, "tls", s.cfg.TLS.Enabled() && l.Addr().Network() == "tcp", "identified", s.auth != nil)
 	}
-	if !s.start(ln, func() { s.accept(ln) }) {
-		ln.Close()
-		return errClosed
-	}
-	s.d.Log.Info("forward receiver listens", "addr", ln.Addr().String(), "heartbeat", pc != nil)
 	return nil
 }
 
 var errClosed = errors.New("forward: the server is closed")
 
-// listen opens both ports. Where the system chooses the port, it may choose one
-// whose twin is taken.
-func (s *Server) listen() (net.Listener, net.PacketConn, error) {
-	for try := 0; ; try++ {
-		ln, err := net.Listen("tcp", s.cfg.Listen)
-		if err != nil || !s.cfg.Heartbeat {
-			return ln, nil, err
-		}
-		pc, err := net.ListenPacket("udp", ln.Addr().String())
-		if err == nil {
-			return ln, pc, nil
-		}
-		ln.Close()
-		if _, port, perr := net.SplitHostPort(s.cfg.Listen); perr != nil || port != "0" || try == 16 {
-			return nil, nil, err
-		}
+// serve starts what answers at l, unless the server is closed.
+func (s *Server) serve(l listener) bool {
+	if !s.start(l, func() { s.accept(l) }) {
+		return false
 	}
+	// If the server has been closed since, l is, and this one ends at once.
+	return l.heartbeats == nil || s.start(l.heartbeats, func() { s.serveHeartbeats(l.heartbeats) })
 }
 
-// Addr returns the address of the listener, or nil.
+// Addr returns the address of the first listener, or nil.
 func (s *Server) Addr() net.Addr {
+	if all := s.Addrs(); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// Addrs returns the addresses of all listeners, in the order of Config.Listen,
+// with the Unix socket at the end.
+func (s *Server) Addrs() []net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.addr
+	return slices.Clone(s.addrs)
 }
 
 // Serve accepts connections from ln until Close, which closes ln. It is what
@@ -215,7 +219,7 @@ func (s *Server) start(c interface{ Close() error }, f func()) bool {
 		return false
 	}
 	if ln, ok := c.(net.Listener); ok {
-		s.addr = ln.Addr()
+		s.addrs = append(s.addrs, ln.Addr())
 	}
 	s.open = append(s.open, c)
 	s.wg.Go(f)
@@ -243,21 +247,26 @@ func (s *Server) accept(ln net.Listener) {
 	}
 }
 
+// startConn serves nc, unless there are too many connections already.
 func (s *Server) startConn(nc net.Conn) {
 	c := newConn(s, nc)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	switch {
+	case s.closed:
 		nc.Close()
 		return
-	}
-	if len(s.conns) >= s.cfg.MaxConnections {
-		nc.Close()
-		s.metrics.closed.WithLabelValues("too_many").Inc()
-		s.logs.warn("forward connection refused: there are as many as allowed", "peer", c.peer, "limit", s.cfg.MaxConnections)
+	case len(s.conns) >= s.cfg.MaxConnections:
+		s.turnAway(c, "too_many", s.cfg.MaxConnections)
+		return
+	case c.unknown && s.unknown >= s.cfg.MaxUnidentified:
+		s.turnAway(c, "too_many_unidentified", s.cfg.MaxUnidentified)
 		return
 	}
 	s.conns[c] = struct{}{}
+	if c.unknown {
+		s.unknown++
+	}
 	s.metrics.connections.Inc()
 	s.wg.Go(func() {
 		defer s.forget(c)
@@ -265,7 +274,24 @@ func (s *Server) startConn(nc net.Conn) {
 	})
 }
 
+func (s *Server) turnAway(c *conn, reason string, limit int) {
+	c.nc.Close()
+	s.metrics.closed.WithLabelValues(reason).Inc()
+	s.logs.warn("forward connection refused: there are as many as allowed", "peer", c.peer, "reason", reason, "limit", limit)
+}
+
+// known notes that c has got through what is demanded before its first message.
+func (s *Server) known(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.unknown {
+		c.unknown = false
+		s.unknown--
+	}
+}
+
 func (s *Server) forget(c *conn) {
+	s.known(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)

@@ -752,7 +752,7 @@ func TestCloseWithoutOpen(t *testing.T) {
 }
 
 func TestListenOff(t *testing.T) {
-	r := newRig(t, &fakeSink{}, "auto", func(c *Config) { c.Listen = "" })
+	r := newRig(t, &fakeSink{}, "auto", func(c *Config) { c.Listen = nil })
 	if err := r.Open(); err != nil || r.Addr() != nil {
 		t.Fatalf("error %v, address %v", err, r.Addr())
 	}
@@ -763,7 +763,7 @@ func TestListenFails(t *testing.T) {
 	if err := first.Open(); err != nil {
 		t.Fatal(err)
 	}
-	second := newRig(t, &fakeSink{}, "auto", func(c *Config) { c.Listen = first.Addr().String() })
+	second := newRig(t, &fakeSink{}, "auto", func(c *Config) { c.Listen = []string{first.Addr().String()} })
 	if err := second.Open(); err == nil || !strings.HasPrefix(err.Error(), "forward: listen tcp") {
 		t.Fatalf("error %v", err)
 	}
@@ -820,7 +820,7 @@ func TestConfig(t *testing.T) {
 	if errs := DefaultConfig().Validate(); len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	if errs := (Config{IdleTimeout: -1, Hold: -1, DrainTimeout: -1}).Validate(); len(errs) != 7 {
+	if errs := (Config{IdleTimeout: -1, Hold: -1, DrainTimeout: -1}).Validate(); len(errs) != 10 {
 		t.Fatalf("%d problems: %v", len(errs), errs)
 	}
 	if _, err := New(Deps{}, Config{}); err == nil || !strings.HasPrefix(err.Error(), "forward: max-message") {

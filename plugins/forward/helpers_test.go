@@ -164,7 +164,7 @@ func newRig(t testing.TB, sink *fakeSink, format string, change func(*Config)) *
 		t.Fatal(err)
 	}
 	cfg := DefaultConfig()
-	cfg.Listen = "127.0.0.1:0"
+	cfg.Listen = []string{"127.0.0.1:0"}
 	cfg.Heartbeat = false
 	cfg.DrainTimeout = 10 * time.Second
 	if change != nil {

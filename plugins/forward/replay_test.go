@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/loki-go/loki-go/plugins/msgpack"
 )
 
 // fixture is what a real client sent, and what it was answered.
@@ -26,6 +30,71 @@ type fixture struct {
 		Answers  string `json:"answers"`
 		Segments []int  `json:"segments"`
 	} `json:"connections"`
+	Server *demands `json:"server"`
+}
+
+// demands are those of the server that the fixture was recorded with.
+type demands struct {
+	SharedKey string            `json:"shared_key"`
+	Users     map[string]string `json:"users"`
+	Nonce     string            `json:"nonce"`
+	Salt      string            `json:"salt"`
+	Hostname  string            `json:"hostname"`
+	NonceStr  bool              `json:"nonce_str"` // HELO had str where ours has bin
+}
+
+// endlessly reads the same bytes again and again.
+type endlessly struct {
+	p  []byte
+	at int
+}
+
+func (r *endlessly) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = r.p[r.at%len(r.p)]
+		r.at++
+	}
+	return len(p), nil
+}
+
+// rigFor returns a server that demands what the recorded one did, and is as
+// random as that.
+func rigFor(t testing.TB, fx fixture) *rig {
+	t.Helper()
+	d := fx.Server
+	if d == nil {
+		return newRig(t, &fakeSink{}, "json", nil)
+	}
+	r := newRig(t, &fakeSink{}, "json", func(c *Config) {
+		c.SharedKey, c.Hostname = d.SharedKey, d.Hostname
+		for name, password := range d.Users {
+			c.Users = append(c.Users, name+":"+password)
+		}
+	})
+	random, err := hex.DecodeString(d.Nonce + d.Salt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.auth.rand = &endlessly{p: random}
+	return r
+}
+
+// expected returns the answers of the recorded server as this one gives them.
+func (fx fixture) expected(t testing.TB, recorded []byte) []byte {
+	if fx.Server == nil || !fx.Server.NonceStr {
+		return recorded
+	}
+	str, bin := append([]byte("nonce\xb0"), fromHex(t, fx.Server.Nonce)...), append([]byte("nonce\xc4\x10"), fromHex(t, fx.Server.Nonce)...)
+	out := bytes.Replace(recorded, str, bin, 1)
+	return bytes.Replace(out, []byte("auth\xa0"), []byte("auth\xc4\x00"), 1)
+}
+
+func fromHex(t testing.TB, s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func readFile(t testing.TB, name string) []byte {
@@ -46,7 +115,7 @@ func fixtures(t testing.TB) []fixture {
 	if err := json.Unmarshal(readFile(t, "index.json"), &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 50 {
+	if len(all) < 66 {
 		t.Fatalf("only %d fixtures", len(all))
 	}
 	return all
@@ -64,28 +133,71 @@ func TestReplay(t *testing.T) {
 				"segments": cut,
 			}
 			for name, how := range cuts {
-				r := newRig(t, &fakeSink{}, "json", nil)
+				r := rigFor(t, fx)
 				for _, c := range fx.Connections {
 					got := r.play(how(readFile(t, c.Sent), c.Segments)...)
-					want := readFile(t, c.Answers)
+					want := fx.expected(t, readFile(t, c.Answers))
 					if !bytes.Equal(bytes.Join(got.answers, nil), want) {
 						t.Fatalf("%s: answered %q, want %q", name, got.answers, want)
 					}
-					for _, a := range got.answers {
-						if !bytes.HasPrefix(a, []byte("\x81\xa3ack")) || len(a) > 100 {
-							t.Fatalf("%s: %q is not one ack in one write", name, a)
+					for i, a := range got.answers {
+						start := "\x81\xa3ack"
+						if fx.Server != nil && i < 2 {
+							start = []string{"\x92\xa4HELO", "\x95\xa4PONG"}[i]
+						}
+						if next, err := msgpack.Skip(a, 0); err != nil || next != len(a) || !bytes.HasPrefix(a, []byte(start)) || len(a) > 511 {
+							t.Fatalf("%s: %q is not one answer in one write", name, a)
 						}
 					}
 					if !got.closed {
 						t.Fatalf("%s: the connection was not closed", name)
 					}
 				}
-				if lines := r.log.lines(); len(lines) > 0 {
+				lines := r.log.lines()
+				if fx.ID == "flb_shared_key_rejected" {
+					if len(lines) != 1 || !strings.Contains(lines[0], "shared_key mismatch") {
+						t.Fatalf("%s: logged %q", name, lines)
+					}
+				} else if len(lines) > 0 {
 					t.Fatalf("%s: logged %q", name, lines)
 				}
 				compare(t, readFile(t, fx.Events), r.sink.all())
 			}
 		})
+	}
+}
+
+// TestReplaySocket sends real clients' bytes over TCP.
+func TestReplaySocket(t *testing.T) {
+	for _, fx := range fixtures(t) {
+		t.Run(fx.ID, func(t *testing.T) {
+			r := rigFor(t, fx)
+			for _, c := range fx.Connections {
+				nc := r.connect(t)
+				send(t, nc, readFile(t, c.Sent))
+				if err := nc.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(nc)
+				if want := fx.expected(t, readFile(t, c.Answers)); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("answered %q, %v, want %q", got, err, want)
+				}
+			}
+			compare(t, readFile(t, fx.Events), r.sink.all())
+		})
+	}
+}
+
+// The HELO of a real Fluentd is that of this server, with the same randomness.
+func TestHeloOfFluentd(t *testing.T) {
+	want := readFile(t, "server_fluentd_helo.bin")
+	nonce, salt := bytes.Index(want, []byte("nonce\xc4\x10"))+7, bytes.Index(want, []byte("auth\xc4\x10"))+6
+	fx := fixture{Server: &demands{
+		SharedKey: "k", Users: map[string]string{"u": "p"}, Hostname: "h",
+		Nonce: hex.EncodeToString(want[nonce : nonce+16]), Salt: hex.EncodeToString(want[salt : salt+16]),
+	}}
+	if got := rigFor(t, fx).play(); len(got.answers) != 1 || !bytes.Equal(got.answers[0], want) {
+		t.Fatalf("got  %q\nwant %q", got.answers, want)
 	}
 }
 

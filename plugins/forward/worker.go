@@ -313,7 +313,7 @@ func (c *conn) push(w *worker, d identity) error {
 	defer w.discard()
 	w.most = max(w.most, w.bl.Size())
 	w.bl.Finish()
-	b.Tenant, b.Receiver, b.ID = c.s.cfg.Tenant, job, d.push(w.part)
+	b.Tenant, b.Receiver, b.ID = c.tenant, job, d.push(w.part)
 	w.part++
 	entries := len(b.Entries)
 	err := c.pushUntil(b, d.chunk != nil)
