@@ -356,15 +356,36 @@ func (e *Events) startGroup(i int) (next int, drop Drop) {
 		e.Drops[DropGroup]++
 		return next, marker
 	}
-	nodes := append(e.group.Nodes, mapping.Node{Kind: mapping.Map})
-	for j := 1; j < len(e.joined.Nodes); j = e.joined.Next(j) {
-		nodes = appendLifted(nodes, &e.joined, j)
+	e.lift(&e.joined)
+	return next, marker
+}
+
+// lift makes of r, the record of a group's start, what its events get.
+func (e *Events) lift(r *mapping.Record) {
+	nodes := append(e.group.Nodes[:0], mapping.Node{Kind: mapping.Map})
+	for j := 1; j < len(r.Nodes); j = r.Next(j) {
+		nodes = appendLifted(nodes, r, j)
 	}
 	if nodes[0].End = int32(len(nodes)); len(nodes) == 1 {
 		nodes = nodes[:0]
 	}
 	e.group.Nodes = nodes
-	return next, marker
+}
+
+// Join makes the metadata of an event from its own and that of its group, as
+// Next does, for a receiver that has read them from another format. Both are
+// maps, or nil; they are not kept. The result, nil if there is none, is valid
+// until another method of e is called, and while the two are.
+func (e *Events) Join(group, own *mapping.Record) *mapping.Record {
+	e.group.Reset()
+	if group != nil {
+		e.lift(group)
+	}
+	e.own.Reset()
+	if own != nil {
+		e.own.Nodes = append(e.own.Nodes, own.Nodes...)
+	}
+	return e.join()
 }
 
 // appendLifted appends node i of r; what its field attributes has comes before

@@ -638,3 +638,40 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
+
+// TestJoin holds what Join makes of JSON against what Next makes of the same in
+// MessagePack.
+func TestJoin(t *testing.T) {
+	read := func(text string) *mapping.Record {
+		if text == "" {
+			return nil
+		}
+		var s mapping.Stream
+		rec := new(mapping.Record)
+		s.Reset([]byte(text), false)
+		if err := s.Next(rec); err != nil {
+			t.Fatal(err)
+		}
+		return rec
+	}
+	var e Events
+	f := func(group, own, want string) {
+		t.Helper()
+		meta := e.Join(read(group), read(own))
+		got := ""
+		if meta != nil {
+			got = string(mapping.AppendJSON(nil, meta, 0))
+		}
+		if got != want {
+			t.Errorf("Join(%s, %s) = %s, want %s", group, own, got, want)
+		}
+	}
+	f("", "", "")
+	f("", `{}`, "")
+	f("", `{"a":{"b":1}}`, `{"a":{"b":1}}`)
+	f(`{"resource":{"attributes":{"service.name":"s"}},"scope":{"name":"n","attributes":{}}}`, "",
+		`{"service.name":"s","scope":{"name":"n"}}`)
+	f(`{"resource":{"attributes":{"service.name":"s"},"schema_url":"u"}}`, `{"otlp":{"severity_text":"INFO","attributes":{"k":[1]}},"x":true}`,
+		`{"service.name":"s","resource":{"schema_url":"u"},"severity_text":"INFO","k":[1],"x":true}`)
+	f(`{}`, `{"x":1}`, `{"x":1}`)
+}
