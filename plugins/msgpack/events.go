@@ -82,6 +82,9 @@ type Events struct {
 	Record mapping.Record  // of the event; the top is a map
 	Meta   *mapping.Record // nil if there is none
 	Drops  [NumDrops]int   // since Reset
+	// OnDrop, if set, is shown every piece of the input that Next passes over.
+	// The piece is part of the input.
+	OnDrop func(why Drop, piece []byte)
 
 	p   []byte
 	at  int
@@ -126,12 +129,16 @@ func (e *Events) Next() bool {
 			}
 			continue
 		}
+		from := e.at
 		if next, err := Skip(e.p, e.at); err == nil {
 			e.at = next
 		} else {
 			e.at, drop = len(e.p), DropGarbage
 		}
 		e.Drops[drop]++
+		if e.OnDrop != nil {
+			e.OnDrop(drop, e.p[from:e.at])
+		}
 	}
 	return false
 }

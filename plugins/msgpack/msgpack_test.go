@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -674,4 +675,20 @@ func TestJoin(t *testing.T) {
 	f(`{"resource":{"attributes":{"service.name":"s"},"schema_url":"u"}}`, `{"otlp":{"severity_text":"INFO","attributes":{"k":[1]}},"x":true}`,
 		`{"service.name":"s","resource":{"schema_url":"u"},"severity_text":"INFO","k":[1],"x":true}`)
 	f(`{}`, `{"x":1}`, `{"x":1}`)
+}
+
+// TestOnDrop shows each piece that is passed over, and nothing else.
+func TestOnDrop(t *testing.T) {
+	good := "\x92\xce\x00\x00\x00\x01\x80"
+	input := "\x01" + good + "\x93\xa1x\x80\x01" + good + "\xc1" + good
+	var e Events
+	var got []string
+	e.OnDrop = func(why Drop, piece []byte) { got = append(got, fmt.Sprintf("%s %q", why, piece)) }
+	n := 0
+	for e.Reset([]byte(input), 1); e.Next(); n++ {
+	}
+	want := []string{`not_an_event "\x01"`, `bad_time "\x93\xa1x\x80\x01"`, fmt.Sprintf("garbage %q", "\xc1"+good)}
+	if n != 2 || !slices.Equal(got, want) {
+		t.Fatalf("%d events, dropped %q, want %q", n, got, want)
+	}
 }
