@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
 	"time"
@@ -158,69 +159,54 @@ func (c *check) entry(s *push.Stream, e *push.Entry) (size int, ok bool) {
 	if e.Line.Len > c.maxLine && c.lim.MaxLineSizeTruncate && e.TS >= c.oldest && e.TS <= c.newest {
 		c.truncate(e)
 	}
-	line := int(e.Line.Len)
-	size = line + meta
+	size = int(e.Line.Len) + meta
 	lim := c.lim
+	reason := push.OK
 	switch {
 	case e.TS < c.oldest:
-		c.reject(push.TooOld, s, e, size, func() string {
-			return fmt.Sprintf("entry for stream '%s' has timestamp too old: %v, oldest acceptable timestamp is: %v",
-				s.Labels, rfc3339(e.TS), rfc3339(c.oldest))
-		})
-		group(&c.rej, push.TooOld).OldestOK = c.oldest
+		reason = push.TooOld
 	case e.TS > c.newest:
-		c.reject(push.TooNew, s, e, size, func() string {
-			return fmt.Sprintf("entry for stream '%s' has timestamp too new: %v", s.Labels, rfc3339(e.TS))
-		})
+		reason = push.TooNew
 	case e.Line.Len > c.maxLine:
-		c.reject(push.LineTooLong, s, e, size, func() string {
-			return fmt.Sprintf("max entry size '%d' bytes exceeded for stream '%s' while adding an entry with length '%d' bytes",
-				c.maxLine, s.Labels, line)
-		})
+		reason = push.LineTooLong
 	case pairs == 0:
-		return size, true
 	case !lim.AllowStructuredMetadata:
-		c.reject(push.MetadataDisallowed, s, e, size, func() string {
-			return fmt.Sprintf("stream '%s' includes structured metadata, but this feature is disallowed. Please see `limits_config.allow_structured_metadata` or contact your Loki administrator to enable it.",
-				s.Labels)
-		})
+		reason = push.MetadataDisallowed
 	case lim.MaxStructuredMetadataSize > 0 && meta > int(lim.MaxStructuredMetadataSize):
-		c.reject(push.MetadataTooLarge, s, e, size, func() string {
-			return fmt.Sprintf("stream '%s' has structured metadata too large: '%d' bytes, limit: '%d' bytes. Please see `limits_config.max_structured_metadata_size` or contact your Loki administrator to increase it.",
-				s.Labels, meta, int64(lim.MaxStructuredMetadataSize))
-		})
+		reason = push.MetadataTooLarge
 	case lim.MaxStructuredMetadataEntriesCount > 0 && pairs > lim.MaxStructuredMetadataEntriesCount:
-		c.reject(push.MetadataTooMany, s, e, size, func() string {
-			return fmt.Sprintf("stream '%s' has too many structured metadata labels: '%d', limit: '%d'. Please see `limits_config.max_structured_metadata_entries_count` or contact your Loki administrator to increase it.",
-				s.Labels, pairs, lim.MaxStructuredMetadataEntriesCount)
-		})
-	default:
+		reason = push.MetadataTooMany
+	}
+	if reason == push.OK {
 		return size, true
+	}
+	e.Reject = reason
+	c.received += size
+	c.rej.Add(reason, s.Labels, 1, size, func() string { return c.why(reason, s, e) })
+	if reason == push.TooOld {
+		group(&c.rej, reason).OldestOK = c.oldest
 	}
 	return 0, false
 }
 
-func (c *check) reject(r push.Reason, s *push.Stream, e *push.Entry, size int, text func() string) {
-	e.Reject = r
-	c.received += size
-	c.rej.Add(r, s.Labels, 1, size, text)
+// truncate cuts a line to what is allowed.
+func (c *check) truncate(e *push.Entry) {
+	c.tn.metrics.truncated.Inc()
+	e.Line.Len = uint32(cutAt(c.b.Bytes(e.Line), int(c.maxLine)))
+	c.b.Stale = true
 }
 
-func rfc3339(ts int64) string { return time.Unix(0, ts).UTC().Format(time.RFC3339) }
-
-// truncate cuts a line to what is allowed, not within a character.
-func (c *check) truncate(e *push.Entry) {
-	line := c.b.Bytes(e.Line)
-	n := int(c.maxLine)
-	for back := 0; back < utf8.UTFMax-1 && n > 0 && !utf8.RuneStart(line[n]); back++ {
-		n--
+// cutAt returns n, or the place shortly before it where cutting line does not
+// divide a character. line must be longer than n.
+func cutAt(line []byte, n int) int {
+	at := n
+	for back := 0; back < utf8.UTFMax-1 && at > 0 && !utf8.RuneStart(line[at]); back++ {
+		at--
 	}
-	if !utf8.RuneStart(line[n]) {
-		n = int(c.maxLine) // no UTF-8
+	if !utf8.RuneStart(line[at]) {
+		return n // no UTF-8
 	}
-	c.tn.metrics.truncated.Inc()
-	e.Line.Len = uint32(n)
-	c.b.Stale = true
+	return at
 }
 
 // spread moves entries that have their predecessor's time, but another line,
@@ -303,4 +289,14 @@ func humanBytes(n int64) string {
 		i++
 	}
 	return fmt.Sprintf("%d%s", n, units[i])
+}
+
+// store sends what is accepted to the ingesters, under an id for just that.
+func (c *check) store(ctx context.Context) error {
+	b := c.b
+	if c.accepted < len(b.Entries) {
+		defer func(id push.ID) { b.ID = id }(b.ID)
+		b.ID = acceptedID(b)
+	}
+	return c.g.send(ctx, b, c.bytes, &c.rej)
 }

@@ -27,6 +27,49 @@
 // replaced by the next on the ring. One that is overloaded is not: its load
 // would go on to the next.
 //
+// # Push ids
+//
+// Ingesters answer a push id that they know with success and store nothing. The
+// id that they are given stands for exactly the entries that they are given: it
+// is the client's if all entries are acceptable, and else one that follows from
+// it and from which ones are not. So a push of which a part was refused for now
+// can be sent again with its id, and that part is stored then.
+//
+// # Dead letters
+//
+// Some protocols cannot refuse single entries. With Batch.KeepRefused, entries
+// that were refused for good, by the gateway or by ingesters, go to the stream
+//
+//	{job="loki-go-dead-letter", reason="...", service_name="..."}
+//
+// of their tenant, and so do the pieces of Batch.Dead in any case. (The third
+// label is what limits.discover-service-name makes of the others:
+// loki-go-dead-letter, as a rule.) They are stored like everything else before
+// Push returns; if that fails, so does the push, and is to be sent again. The
+// line is the original one, up to dead-letters.max-line-size. The time is the
+// present, or that of the push's newest entry if the push has an id, as it may
+// come again then. What else is known is structured metadata:
+//
+//	dead_letter_error              why it was refused
+//	dead_letter_receiver           the protocol that it came by
+//	dead_letter_stream             the labels that it had
+//	dead_letter_time               the time that it had
+//	dead_letter_size               the length of the line, if it was cut
+//	dead_letter_metadata_left_out  how many pairs of its metadata had no room
+//
+// and the original's own metadata as far as it fits into the tenant's limits.
+//
+// Dead letters have a rate of their own, dead-letters.rate for each tenant. They
+// are not charged to the tenant's rate and not refused by it: they would be lost
+// when a tenant is at its limit, and a client gains no more than that rate by
+// sending bad entries. What is beyond the rate or dead-letters.max-per-push is
+// dropped, counted and logged. The limit on streams is theirs, too: if it keeps
+// a letter from being stored, the push fails, to be sent again. Letters of a
+// push have an id if the push has one, so that those of a repetition are not
+// stored again. A push that is refused as a whole leaves none, for good or not:
+// without a tenant, or with an invalid one, there is no place to keep them, and
+// a tenant that is blocked may not store anything.
+//
 // # Life cycle
 //
 // New starts nothing. Close refuses new pushes and waits for those under way,
@@ -61,6 +104,7 @@ type Config struct {
 	ReplicaTimeout time.Duration `yaml:"replica-timeout" help:"how long a replica may take to store a push"`
 	MaxBackground  units.Bytes   `yaml:"max-background" help:"bytes that may still be on their way to slow replicas when their push is answered"`
 	LabelCache     units.Bytes   `yaml:"label-cache-size" help:"memory for label texts that were parsed and validated"`
+	DeadLetters    DeadLetters   `yaml:"dead-letters"`
 }
 
 // DefaultConfig returns the defaults.
@@ -72,6 +116,7 @@ func DefaultConfig() Config {
 		ReplicaTimeout:    10 * time.Second,
 		MaxBackground:     128 * units.MiB,
 		LabelCache:        64 * units.MiB,
+		DeadLetters:       defaultDeadLetters(),
 	}
 }
 
@@ -93,7 +138,7 @@ func (c Config) Validate() []error {
 	check(c.ReplicaTimeout > 0, "replica-timeout: must be greater than 0")
 	check(c.MaxBackground >= 0, "max-background: must not be negative")
 	check(c.LabelCache >= units.MiB, "label-cache-size: must be at least 1MB")
-	return errs
+	return append(errs, c.DeadLetters.validate()...)
 }
 
 // Replica stores batches; see docs/architecture.md for what Push means. The
@@ -132,6 +177,7 @@ type Gateway struct {
 	labels     *labelCache
 	checks     sync.Pool // *check
 	parts      sync.Pool // *part
+	deadLog    seldom
 
 	mu      sync.RWMutex
 	closed  bool
@@ -223,7 +269,7 @@ func (g *Gateway) Push(ctx context.Context, b *push.Batch) error {
 }
 
 func (g *Gateway) push(ctx context.Context, tn *tenantState, b *push.Batch, now time.Time) error {
-	if len(b.Streams) == 0 {
+	if len(b.Streams) == 0 && len(b.Dead) == 0 && b.DeadLeft == 0 {
 		return push.Errorf(push.NoStreams, "error at least one valid stream is required for ingestion")
 	}
 	lim := g.d.Limits.For(tn.name)
@@ -241,9 +287,12 @@ func (g *Gateway) push(ctx context.Context, tn *tenantState, b *push.Batch, now 
 		}
 	}
 	if c.accepted > 0 {
-		if err := g.send(ctx, b, c.bytes, &c.rej); err != nil {
+		if err := c.store(ctx); err != nil {
 			return err
 		}
+	}
+	if err := c.keepDead(ctx); err != nil {
+		return err
 	}
 	if c.rej.Entries > 0 {
 		c.rej.Total = len(b.Entries)

@@ -882,7 +882,7 @@ func TestConfig(t *testing.T) {
 		t.Fatal(errs)
 	}
 	bad := Config{ReplicationFactor: 6, AdmitWait: -1, MaxBackground: -1}
-	if errs := bad.Validate(); len(errs) != 6 {
+	if errs := bad.Validate(); len(errs) != 10 {
 		t.Fatalf("got %v", errs)
 	}
 	if _, err := New(Deps{}, bad); err == nil {

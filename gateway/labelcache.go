@@ -22,6 +22,7 @@ type tenantState struct {
 	name    string
 	seed    uint64 // keeps tenants apart in the label cache
 	bucket  bucket
+	dead    bucket // of dead letters
 	metrics *tenantMetrics
 }
 

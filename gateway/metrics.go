@@ -26,6 +26,7 @@ type metrics struct {
 	discardedBytes   *prometheus.CounterVec
 	discardedEntries *prometheus.CounterVec
 	truncated        *prometheus.CounterVec
+	deadLetters      *prometheus.CounterVec
 	seconds          *prometheus.HistogramVec
 	inflight         prometheus.Gauge
 	notAdmitted      prometheus.Counter
@@ -64,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) (*metrics, error) {
 		discardedBytes:   counters("discarded_bytes_total", "Bytes of lines and metadata refused.", "tenant", "reason"),
 		discardedEntries: counters("discarded_entries_total", "Entries refused.", "tenant", "reason"),
 		truncated:        counters("truncated_entries_total", "Entries whose line was cut to max-line-size.", "tenant"),
+		deadLetters:      counters("dead_letters_total", "Dead letters that were stored, or dropped because there were too many.", "tenant", "reason", "result"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "loki_go_gateway_push_seconds", Help: "Time from a decoded push to its answer, by result: ok, rejected (in part), error.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16), // to 16 s
@@ -178,4 +180,10 @@ func (t *tenantMetrics) discard(r push.Reason, entries, bytes int) {
 	}
 	t.m.discardedEntries.WithLabelValues(t.name, r.String()).Add(float64(entries))
 	t.m.discardedBytes.WithLabelValues(t.name, r.String()).Add(float64(bytes))
+}
+
+func (t *tenantMetrics) deadLetters(r push.Reason, result string, n int) {
+	if n > 0 {
+		t.m.deadLetters.WithLabelValues(t.name, r.String(), result).Add(float64(n))
+	}
 }

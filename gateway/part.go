@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/s2"
 
 	"github.com/loki-go/loki-go/proto/push"
@@ -61,22 +60,6 @@ func (p *part) release() {
 		return
 	}
 	p.g.parts.Put(p)
-}
-
-// partID is the push id of a part. Two parts of one push may come to the same
-// instance, which must not take the second for a repetition of the first; a
-// repetition of the push, divided likewise, must give the same id.
-func partID(id push.ID, b *push.Batch) push.ID {
-	if id == (push.ID{}) {
-		return id
-	}
-	h := xxhash.New()
-	h.Write(id[:])
-	for i := range b.Streams {
-		h.WriteString(b.Streams[i].Labels)
-	}
-	binary.LittleEndian.PutUint64(id[8:], h.Sum64())
-	return id
 }
 
 // clone copies all of parent.
