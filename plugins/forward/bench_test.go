@@ -167,14 +167,13 @@ func BenchmarkDecodeMap(b *testing.B) {
 			s, _ := benchServer(b)
 			w := newConn(s, &endless{}).getWorker()
 			w.message([]byte("kube.var.log.containers.web"))
-			batch := push.Get()
 			b.SetBytes(int64(len(entries)))
 			b.ReportAllocs()
 			for b.Loop() {
-				w.bl.Reset(batch)
+				w.batches.Reset()
 				for w.events.Reset(entries, 0); w.events.Next(); {
 					w.in.TS, w.in.Meta = w.events.TS, w.events.Meta
-					w.st.Map(&w.events.Record, &w.in, w.bl)
+					w.st.Add(&w.events.Record, &w.in, &w.batches)
 				}
 			}
 		})

@@ -290,11 +290,11 @@ func TestInput(t *testing.T) {
 	f("one bad of three", enc(list{"t", list{event(1, "a"), list{2, "x"}, event(3, "c")}, opt}), "a c", ack, true, "not_a_map=1")
 	f("garbage behind", enc(list{"t", append(bytes.Clone(entries), 0xc1, 1), opt}), "a b", ack, true, "garbage=1")
 	f("cut short", enc(list{"t", entries[:len(entries)-3], opt}), "a", ack, true, "garbage=1")
-	f("broken gzip", enc(list{"t", gzipped1(entries)[:30], pairs{"chunk", "c", "compressed", "gzip"}}), "", "", false, "cannot be decompressed")
-	f("gzip with a bad sum", enc(list{"t", append(bytes.Clone(gzipped1(entries)[:len(gzipped1(entries))-8]), 1, 2, 3, 4, 5, 6, 7, 8), pairs{"compressed", "gzip"}}), "", "", false, "cannot be decompressed")
-	f("gzip that is none", enc(list{"t", entries, pairs{"chunk", "c", "compressed", "gzip"}}), "", "", false, "not compressed with gzip")
-	f("broken zstd", enc(list{"t", zstd1(t, entries)[:20], pairs{"compressed", "zstd"}}), "", "", false, "cannot be decompressed")
-	f("unknown compression", enc(list{"t", entries, pairs{"compressed", "lz4"}}), "", "", false, `\"lz4\" is unknown`)
+	f("broken gzip", enc(list{"t", gzipped1(entries)[:30], pairs{"chunk", "c", "compressed", "gzip"}}), "", ack, true, "cannot be decompressed")
+	f("gzip with a bad sum", enc(list{"t", append(bytes.Clone(gzipped1(entries)[:len(gzipped1(entries))-8]), 1, 2, 3, 4, 5, 6, 7, 8), pairs{"compressed", "gzip"}}), "", "", true, "cannot be decompressed")
+	f("gzip that is none", enc(list{"t", entries, pairs{"chunk", "c", "compressed", "gzip"}}), "", ack, true, "not compressed with gzip")
+	f("broken zstd", enc(list{"t", zstd1(t, entries)[:20], pairs{"compressed", "zstd"}}), "", "", true, "cannot be decompressed")
+	f("unknown compression", enc(list{"t", entries, pairs{"compressed", "lz4"}}), "", "", true, `\"lz4\" is unknown`)
 	f("chunk is bin", enc(list{"t", list{event(1, "a")}, pairs{"chunk", []byte("c")}}), "a", "\x81\xa3ack"+string(enc([]byte("c"))), true, "")
 	f("chunk is a number", enc(list{"t", list{event(1, "a")}, pairs{"chunk", 7}}), "a", "\x81\xa3ack"+string(enc(7)), true, "")
 	f("chunk is nil", enc(list{"t", list{event(1, "a")}, pairs{"chunk", nil}}), "a", "", true, "")
@@ -345,6 +345,34 @@ func TestInput(t *testing.T) {
 	f("metrics", enc(list{"t", []byte("anything"), pairs{"fluent_signal", 1, "chunk", "c"}}), "", ack, true, "")
 	f("logs", enc(list{"t", list{event(1, "a")}, pairs{"fluent_signal", 0, "chunk", "c"}}), "a", ack, true, "")
 	f("metadata in Message", enc(list{"t", 1, pairs{"log", "a"}, pairs{"metadata", pairs{"m", "v"}, "chunk", "c"}}), "a", ack, true, "")
+}
+
+// What cannot become an entry is kept, with the reason.
+func TestDeadLetters(t *testing.T) {
+	f := func(name string, in []byte, want ...string) {
+		t.Helper()
+		r := newRig(t, &fakeSink{}, "auto", func(c *Config) { c.Tenant = "acme" })
+		r.play(in)
+		if got := r.sink.dead(); !slices.Equal(got, want) {
+			t.Fatalf("%s: dead letters %q, want %q", name, got, want)
+		}
+		for _, b := range r.sink.batches {
+			if b.tenant != "acme" || !b.keep {
+				t.Fatalf("%s: batch %+v", name, b)
+			}
+		}
+	}
+	const none = "malformed|no log event in a message with the tag \"t\": "
+	bad := list{2, "x"}
+	f("an entry that is none", enc(list{"t", list{event(1, "a"), bad, event(3, "c")}, chunk("c")}), none+"not_a_map|"+string(enc(bad)))
+	f("without ack", enc(list{"t", list{7, event(3, "c")}}), none+"not_an_event|"+string(enc(7)))
+	f("Message", enc(list{"t", 1, "text", chunk("c")}), none+"not_a_map|"+string(enc(1, "text")))
+	f("garbage", enc(list{"t", append(enc(event(1, "a")), 0xc1, 1, 2), chunk("c")}), none+"garbage|\xc1\x01\x02")
+	f("garbage only", enc(list{"t", []byte{0xc1}, chunk("c")}), none+"garbage|\xc1")
+	f("compression", enc(list{"t", []byte("bytes"), pairs{"compressed", "lz4", "chunk", "c"}}), `malformed|entries of a message with the tag "t" are lost: the compression "lz4" is unknown|bytes`)
+	f("JSON", []byte(`["t",[[1,{"log":"a"}],[1],["x",{}],[1,2]],{"chunk":"c"}]`), none+"not_an_event|[1]", none+"bad_time|{}", none+"not_a_map|2")
+	deep := `["t",1,` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,{"chunk":"c"}]`
+	f("deep JSON", []byte(deep), none+"too_many_values|"+deep)
 }
 
 func TestMessageMetadata(t *testing.T) {

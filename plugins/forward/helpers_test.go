@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -36,11 +37,16 @@ type pushed struct {
 	id       push.ID
 	receiver string
 	tenant   string
+	keep     bool
 	entries  []stored
+	dead     []string // reason, text, bytes
 }
 
 func copyBatch(b *push.Batch) pushed {
-	p := pushed{id: b.ID, receiver: b.Receiver, tenant: b.Tenant}
+	p := pushed{id: b.ID, receiver: b.Receiver, tenant: b.Tenant, keep: b.KeepRefused}
+	for _, d := range b.Dead {
+		p.dead = append(p.dead, fmt.Sprintf("%s|%s|%s", d.Reason, d.Text, d.Raw))
+	}
 	for i := range b.Streams {
 		s := &b.Streams[i]
 		for _, e := range b.StreamEntries(s) {
@@ -106,6 +112,17 @@ func (s *fakeSink) all() []stored {
 	var all []stored
 	for _, b := range s.batches {
 		all = append(all, b.entries...)
+	}
+	return all
+}
+
+// dead returns the dead letters of all batches.
+func (s *fakeSink) dead() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, b := range s.batches {
+		all = append(all, b.dead...)
 	}
 	return all
 }

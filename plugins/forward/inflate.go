@@ -19,6 +19,16 @@ const (
 	zstandard
 )
 
+// undecodable says why a packed body cannot be decompressed, now or ever.
+type undecodable struct{ err error }
+
+func (e *undecodable) Error() string { return e.err.Error() }
+func (e *undecodable) Unwrap() error { return e.err }
+
+func undecodablef(format string, args ...any) error {
+	return &undecodable{fmt.Errorf(format, args...)}
+}
+
 // detect finds out how a packed body is compressed. Magic bytes count more
 // than the option, as with Fluent Bit: entries never start like that.
 func detect(body, option []byte) (compression, error) {
@@ -35,12 +45,12 @@ func detect(body, option []byte) (compression, error) {
 		if len(body) == 0 {
 			return plain, nil
 		}
-		return plain, fmt.Errorf("its entries are not compressed with %s, as it says", option)
+		return plain, undecodablef("the entries are not compressed with %s, as it says", option)
 	}
 	if len(option) > 32 {
 		option = option[:32]
 	}
-	return plain, fmt.Errorf("its compression %q is unknown", option)
+	return plain, undecodablef("the compression %q is unknown", option)
 }
 
 // maxWindow is the largest zstd window that is accepted: what the format's
@@ -86,7 +96,7 @@ func (c *conn) inflate(w *worker, body []byte, how compression) ([]byte, error) 
 	}
 	src, err := w.inflater.open(body, how)
 	if err != nil {
-		return nil, malformed(fmt.Errorf("its entries cannot be decompressed: %w", err))
+		return nil, undecodablef("the entries cannot be decompressed: %w", err)
 	}
 	limit := int(c.s.cfg.MaxDecompressed)
 	if w.plain == nil {
@@ -117,7 +127,7 @@ func (c *conn) inflate(w *worker, body []byte, how compression) ([]byte, error) 
 			return w.plain[:n], nil
 		}
 		if err != nil {
-			return nil, malformed(fmt.Errorf("its entries cannot be decompressed: %w", err))
+			return nil, undecodablef("the entries cannot be decompressed: %w", err)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func (c *conn) handleJSON(p []byte) error {
 		c.deaf = !c.asked
 		return c.finish(w, id)
 	}
-	if w.batch != nil {
+	if w.open {
 		if err := c.push(w, id); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (c *conn) storeJSON(w *worker, p []byte, id identity) (chunk int, err error
 	switch err := j.stream.Next(&j.rec); {
 	case isValueError(err):
 		m = modeForward
-		j.drops.Drops[msgpack.DropValues]++
+		w.dropJSON(msgpack.DropValues, p)
 	case err != nil:
 		return -1, malformed(because(errJSONShape, err))
 	case j.rec.Nodes[0].Kind == mapping.Array:
@@ -133,7 +133,7 @@ func (c *conn) storeJSON(w *worker, p []byte, id identity) (chunk int, err error
 			return -1, err
 		}
 	default:
-		if err := c.jsonMessage(w, id); err != nil {
+		if err := c.jsonMessage(w, p, id); err != nil {
 			return -1, err
 		}
 	}
@@ -183,11 +183,11 @@ func because(what, err error) error {
 
 // jsonMessage maps the event whose time is in w.json.rec and whose record comes
 // next.
-func (c *conn) jsonMessage(w *worker, id identity) error {
+func (c *conn) jsonMessage(w *worker, p []byte, id identity) error {
 	j := &w.json
 	ts, ok := c.jsonTime(&j.rec, 0)
 	if err := j.stream.Next(&j.rec); isValueError(err) {
-		j.drops.Drops[msgpack.DropValues]++
+		w.dropJSON(msgpack.DropValues, p)
 		return nil
 	} else if err != nil {
 		return malformed(because(errJSONShape, err))
@@ -201,7 +201,7 @@ func (c *conn) jsonEntries(w *worker, id identity) error {
 	for i := 1; i < len(j.rec.Nodes); i = j.rec.Next(i) {
 		end := j.rec.Next(i)
 		if j.rec.Nodes[i].Kind != mapping.Array || i+1 >= end || j.rec.Next(i+1) >= end {
-			j.drops.Drops[msgpack.DropShape]++
+			w.dropJSON(msgpack.DropShape, mapping.AppendJSON(nil, &j.rec, i))
 			continue
 		}
 		ts, ok := c.jsonTime(&j.rec, i+1)
@@ -220,16 +220,20 @@ func (c *conn) jsonEntries(w *worker, id identity) error {
 func (c *conn) jsonEvent(w *worker, id identity, rec *mapping.Record, ts int64, ok bool) error {
 	switch {
 	case !ok:
-		w.json.drops.Drops[msgpack.DropTime]++
+		w.dropJSON(msgpack.DropTime, mapping.AppendJSON(nil, rec, 0))
 	case rec.Nodes[0].Kind != mapping.Map:
-		w.json.drops.Drops[msgpack.DropRecord]++
+		w.dropJSON(msgpack.DropRecord, mapping.AppendJSON(nil, rec, 0))
 	default:
-		w.begin()
 		w.in.TS = ts
-		w.st.Map(rec, &w.in, w.bl)
-		return c.mapped(w, id)
+		return c.add(w, rec, id)
 	}
 	return nil
+}
+
+// dropJSON counts and keeps what is no event.
+func (w *worker) dropJSON(why msgpack.Drop, raw []byte) {
+	w.json.drops.Drops[why]++
+	w.bury(why, raw)
 }
 
 // jsonTime reads node i as a time: a number, as package mapping reads it, or

@@ -34,7 +34,7 @@ type message struct {
 	chunk      []byte // the option's value, as it came; nil: no ack is wanted
 	compressed []byte
 	signal     int64
-	metaAt     int // of the option metadata in raw; -1: none
+	meta       []byte // the option's value; nil: none
 }
 
 // Limits of what is repeated: the tag with each entry, the chunk id in the ack.
@@ -53,8 +53,9 @@ var (
 )
 
 // parseMessage takes the message apart that frame has found at the start of p.
-func parseMessage(p []byte, frame *msgpack.Frame) (m message, err error) {
-	m = message{raw: p, metaAt: -1}
+// It is valid until the next one is, which o is used for.
+func parseMessage(p []byte, frame *msgpack.Frame, o *options) (m message, err error) {
+	m = message{raw: p}
 	elems, ok := frame.Elems()
 	if !ok {
 		return m, errNoArray
@@ -81,64 +82,10 @@ func parseMessage(p []byte, frame *msgpack.Frame) (m message, err error) {
 		option = 3
 	}
 	if elems > option {
-		from, _ = frame.Elem(p, option)
-		err = m.options(from)
+		from, to = frame.Elem(p, option)
+		err = o.read(&m, p[from:to])
 	}
 	return m, err
-}
-
-// options reads the option map at raw[i:]. Keys that mean nothing here are
-// passed over; the last of several equal ones counts.
-func (m *message) options(i int) error {
-	p := m.raw
-	if p[i] == 0xc0 {
-		return nil
-	}
-	pairs, i, ok := msgpack.ReadMap(p, i)
-	if !ok {
-		return errOption
-	}
-	for ; pairs > 0; pairs-- {
-		key, valueAt, ok := msgpack.ReadString(p, i)
-		if !ok {
-			key = nil
-			var err error
-			if valueAt, err = msgpack.Skip(p, i); err != nil {
-				return err
-			}
-		}
-		next, err := msgpack.Skip(p, valueAt)
-		if err != nil {
-			return err
-		}
-		if err := m.option(key, valueAt, next); err != nil {
-			return err
-		}
-		i = next
-	}
-	return nil
-}
-
-func (m *message) option(key []byte, at, next int) error {
-	switch string(key) {
-	case "chunk":
-		// Ruby's nil and false are no chunk to Fluentd.
-		if c := m.raw[at]; c == 0xc0 || c == 0xc2 {
-			m.chunk = nil
-			return nil
-		}
-		if next-at > maxChunk {
-			return errChunk
-		}
-		m.chunk = m.raw[at:next:next]
-	case "compressed":
-		m.compressed, _, _ = msgpack.ReadString(m.raw, at)
-	case "fluent_signal":
-		m.signal, _, _ = msgpack.ReadInt(m.raw, at)
-	case "metadata":
-		m.metaAt = at
-	}
-	return nil
 }
 
 // firstByte explains why a message cannot start with c, or returns nil. What

@@ -17,7 +17,9 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/plugins/msgpack"
+	"github.com/loki-go/loki-go/proto/push"
 )
 
 // fixture is what a real client sent, and what it was answered.
@@ -382,18 +384,19 @@ func TestReplayIDs(t *testing.T) {
 }
 
 func TestIdentity(t *testing.T) {
-	base := identify([]byte("c"), []byte("tag"), 10).push(0)
-	seen := map[[16]byte]bool{base: true}
-	for _, other := range []([16]byte){
-		identify([]byte("ct"), []byte("ag"), 10).push(0), identify([]byte("c"), []byte("other"), 10).push(0),
-		identify([]byte("c"), []byte("tag"), 11).push(0), identify([]byte("c"), []byte("tag"), 10).push(1),
+	id := func(chunk, tag string, size, part int, tenant string) push.ID {
+		return mapping.BatchID(identify([]byte(chunk), []byte(tag), size).base(), part, tenant)
+	}
+	seen := map[push.ID]bool{id("c", "tag", 10, 0, "x"): true}
+	for _, other := range []push.ID{
+		id("ct", "ag", 10, 0, "x"), id("c", "other", 10, 0, "x"), id("c", "tag", 11, 0, "x"), id("c", "tag", 10, 1, "x"), id("c", "tag", 10, 0, "y"),
 	} {
 		if seen[other] {
 			t.Fatalf("id %x twice", other)
 		}
 		seen[other] = true
 	}
-	if identify(nil, []byte("tag"), 10).push(3) != [16]byte{} {
+	if identify(nil, []byte("tag"), 10).base() != (push.ID{}) {
 		t.Fatal("an id without a chunk")
 	}
 }

@@ -143,28 +143,43 @@ func (e *Events) Next() bool {
 	return false
 }
 
-// Single makes e hold the one event whose parts lie at three places of p, as in
-// a message of the forward protocol; metaAt is -1 if there is no metadata. It
-// returns false if there is none, having counted why.
-func (e *Events) Single(p []byte, timeAt, recordAt, metaAt int, now int64) bool {
+func (e *Events) drop(why Drop, raw []byte) {
+	e.Drops[why]++
+	if e.OnDrop != nil {
+		e.OnDrop(why, raw)
+	}
+}
+
+// Single makes e hold the one event whose time and record lie at two places of
+// p, as in a message of the forward protocol. meta is its metadata, a value of
+// its own; none if it is empty. Single returns false if there is no event,
+// having counted why.
+func (e *Events) Single(p []byte, timeAt, recordAt int, meta []byte, now int64) bool {
 	e.Reset(p, now)
+	drop := e.single(timeAt, recordAt, meta)
+	if drop < NumDrops {
+		end, err := Skip(p, recordAt)
+		if err != nil {
+			end = len(p)
+		}
+		e.drop(drop, p[timeAt:end])
+	}
+	return drop == none
+}
+
+func (e *Events) single(timeAt, recordAt int, meta []byte) Drop {
 	t, _, ok := e.time(timeAt)
 	if !ok {
-		e.Drops[DropTime]++
-		return false
+		return DropTime
 	}
 	e.own.Reset()
-	if metaAt >= 0 {
-		if _, err := e.metas.Scan(&e.own, p, metaAt); err != nil {
-			e.Drops[dropOf(err)]++
-			return false
+	if len(meta) > 0 {
+		if _, err := e.metas.Scan(&e.own, meta, 0); err != nil {
+			return dropOf(err)
 		}
 	}
 	_, drop := e.body(t, recordAt)
-	if drop < NumDrops {
-		e.Drops[drop]++
-	}
-	return drop == none
+	return drop
 }
 
 // What entry and body say if there is nothing to count.
@@ -360,7 +375,7 @@ func (e *Events) startGroup(i int) (next int, drop Drop) {
 		return i, dropOf(err)
 	}
 	if next-i > maxGroupBytes || len(e.joined.Nodes) > maxGroupNodes {
-		e.Drops[DropGroup]++
+		e.drop(DropGroup, e.p[i:next])
 		return next, marker
 	}
 	e.lift(&e.joined)

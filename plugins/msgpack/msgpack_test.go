@@ -580,22 +580,25 @@ func TestEventsOTLP(t *testing.T) {
 func TestSingle(t *testing.T) {
 	p := unhex(t, "01 81a16101 81a16d02 a161 90 c1 d700ffffffff00000000")
 	var e Events
-	if !e.Single(p, 0, 1, 5, testNow) || render(&e) != `1000000000 {"a":1} {"m":2}` {
+	if !e.Single(p, 0, 1, p[5:9], testNow) || render(&e) != `1000000000 {"a":1} {"m":2}` {
 		t.Fatalf("got %s", render(&e))
 	}
-	if !e.Single(p, 0, 1, -1, testNow) || render(&e) != `1000000000 {"a":1}` {
+	if !e.Single(p, 0, 1, nil, testNow) || render(&e) != `1000000000 {"a":1}` {
 		t.Fatalf("got %s", render(&e))
 	}
-	f := func(timeAt, recordAt, metaAt int, want string) {
+	var raw string
+	e.OnDrop = func(_ Drop, p []byte) { raw = hex.EncodeToString(p) }
+	f := func(timeAt, recordAt int, meta []byte, want, wantRaw string) {
 		t.Helper()
-		if e.Single(p, timeAt, recordAt, metaAt, testNow) || drops(&e) != want {
-			t.Fatalf("dropped %q, want %q", drops(&e), want)
+		raw = ""
+		if e.Single(p, timeAt, recordAt, meta, testNow) || drops(&e) != want || raw != wantRaw {
+			t.Fatalf("dropped %q, %s, want %q, %s", drops(&e), raw, want, wantRaw)
 		}
 	}
-	f(9, 1, -1, "bad_time 1")
-	f(0, 11, -1, "not_a_map 1")
-	f(0, 1, 12, "garbage 1")
-	f(13, 1, -1, "")
+	f(9, 11, nil, "bad_time 1", "a16190")
+	f(0, 11, nil, "not_a_map 1", "0181a1610181a16d02a16190")
+	f(0, 1, p[12:13], "garbage 1", "0181a16101")
+	f(13, 1, nil, "", "")
 }
 
 func TestTooLarge(t *testing.T) {
