@@ -11,7 +11,11 @@ import (
 
 // AppendJSON appends node i of r, with all below it, as compact JSON. The
 // result is always valid JSON and valid UTF-8.
-func AppendJSON(dst []byte, r *Record, i int) []byte {
+func AppendJSON(dst []byte, r *Record, i int) []byte { return appendJSON(dst, r, i, nil) }
+
+// appendJSON is AppendJSON without the fields in sk, which may be nil, and
+// without the maps that are empty for want of them.
+func appendJSON(dst []byte, r *Record, i int, sk *skips) []byte {
 	n := &r.Nodes[i]
 	switch n.Kind {
 	case Null:
@@ -41,15 +45,24 @@ func AppendJSON(dst []byte, r *Record, i int) []byte {
 		opener, closer = '[', ']'
 	}
 	dst = append(dst, opener)
+	first := len(dst)
 	for j, end := i+1, int(n.End); j < end; j = r.Next(j) {
-		if j > i+1 {
+		if sk != nil && sk.has(j) {
+			continue
+		}
+		before := len(dst)
+		if before > first {
 			dst = append(dst, ',')
 		}
 		if n.Kind == Map {
 			dst = appendQuoted(dst, r.Nodes[j].Key)
 			dst = append(dst, ':')
 		}
-		dst = AppendJSON(dst, r, j)
+		from := len(dst)
+		dst = appendJSON(dst, r, j, sk)
+		if sk != nil && len(dst) == from+2 && sk.emptied(r, j) {
+			dst = dst[:before]
+		}
 	}
 	return append(dst, closer)
 }
@@ -161,14 +174,22 @@ func appendEscape(dst []byte, c byte) []byte {
 // quotes, = or control characters are quoted as in JSON; null is written as
 // such, the text "null" in quotes. Two fields may have one name.
 func AppendLogfmt(dst []byte, r *Record, i int) []byte {
+	return appendLogfmt(dst, r, i, nil)
+}
+
+// appendLogfmt is AppendLogfmt without the fields in sk, which may be nil.
+func appendLogfmt(dst []byte, r *Record, i int, sk *skips) []byte {
 	var path [256]byte
-	dst, _ = appendLogfmt(dst, r, i, path[:0], len(dst), false)
+	dst, _ = appendLogfmtMap(dst, r, i, path[:0], len(dst), false, sk)
 	return dst
 }
 
-func appendLogfmt(dst []byte, r *Record, i int, path []byte, start int, nested bool) (out, path2 []byte) {
+func appendLogfmtMap(dst []byte, r *Record, i int, path []byte, start int, nested bool, sk *skips) (out, path2 []byte) {
 	prefix := len(path)
 	for j, end := i+1, int(r.Nodes[i].End); j < end; j = r.Next(j) {
+		if sk != nil && sk.has(j) {
+			continue
+		}
 		n := &r.Nodes[j]
 		path = path[:prefix]
 		if nested {
@@ -176,7 +197,7 @@ func appendLogfmt(dst []byte, r *Record, i int, path []byte, start int, nested b
 		}
 		path = append(path, n.Key...)
 		if n.Kind == Map && n.End > int32(j+1) {
-			dst, path = appendLogfmt(dst, r, j, path, start, true)
+			dst, path = appendLogfmtMap(dst, r, j, path, start, true, sk)
 			continue
 		}
 		if len(dst) > start {

@@ -7,51 +7,13 @@ import (
 	"sync"
 )
 
-// Config is what a user says about mapping.
-type Config struct {
-	LabelKeys  []string `yaml:"label-keys" help:"record fields that become labels, as paths (a,b.c)"`
-	LineKeys   []string `yaml:"line-keys" help:"record fields that can be the line, as paths; the first that a record has is it"`
-	LineFormat string   `yaml:"line-format" help:"auto (the line key, else JSON), json or logfmt (the whole record)"`
-}
-
-// DefaultConfig returns labels that are safe for a cluster of any size.
-func DefaultConfig() Config {
-	return Config{LineKeys: []string{"log", "message", "msg"}, LineFormat: "auto"}
-}
-
-// Validate returns every problem of c.
-func (c Config) Validate() []error {
-	var errs []error
-	switch c.LineFormat {
-	case "", "auto", "json", "logfmt":
-	default:
-		errs = append(errs, fmt.Errorf("line-format: %q is not auto, json or logfmt", c.LineFormat))
-	}
-	errs = append(errs, checkKeys("label-keys", c.LabelKeys)...)
-	return append(errs, checkKeys("line-keys", c.LineKeys)...)
-}
-
-func checkKeys(name string, keys []string) []error {
-	var errs []error
-	for i, k := range keys {
-		switch {
-		case k == "":
-			errs = append(errs, fmt.Errorf("%s: empty path", name))
-		case len(k) > maxPath:
-			errs = append(errs, fmt.Errorf("%s: path %.40q... is longer than %d bytes", name, k, maxPath))
-		case slices.Contains(keys[:i], k):
-			errs = append(errs, fmt.Errorf("%s: %q is there twice", name, k))
-		}
-	}
-	return errs
-}
-
-// Limits are those of structured metadata for one entry; 0 is Loki's default.
-// A record that has more becomes one JSON line, and so does one with a path of
+// Limits are those of one entry; 0 is Loki's default. A record that has more
+// structured metadata becomes one JSON line, and so does one with a path of
 // more than 1024 bytes, or with more than 256 maps and 4 x Pairs fields.
 type Limits struct {
-	Pairs int // default 128
-	Bytes int // of names and values; default 64 KiB
+	Pairs  int // of metadata; default 128
+	Bytes  int // of their names and values; default 64 KiB
+	Labels int // up to which AutoKubernetesLabels adds some; default 15
 }
 
 // maxPath is the longest path of a field that becomes metadata. A record with
@@ -60,23 +22,29 @@ const maxPath = 1024
 
 // Mapper says how records become entries. It does not change and may be shared.
 type Mapper struct {
-	format lineFormat
-	limits Limits
-	slots  []slot // in order of label names
-	lines  []line // best first
-	roles  map[string][]int
-	nroles int
-	prefix map[string]struct{} // paths that have a path in roles below them
-	states sync.Pool
+	format   lineFormat
+	single   singleKey
+	metadata metadataMode
+	strip    bool // a whole record is a line without what is elsewhere
+	auto     bool // fields below autoPrefix become labels
+	collect  bool // every field matters, not only those with roles
+	leftover bool // fields that are not listed can be metadata, or forbid a line
+	renames  bool // listed gives fields of the record other names
+	limits   Limits
+	slots    []slot // in order of label names
+	lines    []line // best first
+	listed   []listed
+	tags     []keyed  // metadata that the tag becomes
+	tenants  []source // best first
+	roles    map[string][]int
+	nroles   int
+	remove   map[string]struct{} // paths; nil if there are none
+	prefix   map[string]struct{} // paths that have a path in roles or remove below them
+	states   sync.Pool
 }
 
-type lineFormat uint8
-
-const (
-	formatAuto lineFormat = iota
-	formatJSON
-	formatLogfmt
-)
+// autoPrefix starts the paths of a pod's labels.
+const autoPrefix = "kubernetes.labels."
 
 // line is a line key.
 type line struct {
@@ -88,16 +56,35 @@ func (m *Mapper) isLineKey(path string) bool {
 	return slices.ContainsFunc(m.lines, func(l line) bool { return l.path == path })
 }
 
-// slot is one label and the fields that it can come from.
-type slot struct {
-	name  string
-	roles []int // best first
-	job   bool  // the receiver's name, if no field has it
-	trim  int   // the role whose values Docker starts with a slash, or -1
+// listed is a field that is metadata by name. If it is a map, all below it are:
+// by their names in it if it is bare.
+type listed struct {
+	path, name string
+	bare       bool
 }
 
-// source is a label and where it comes from.
+// slot is one label and where it can come from.
+type slot struct {
+	name   string
+	from   []source // best first
+	job    bool     // the receiver's name, if it comes from nowhere else
+	static string   // the value of all records; then there is no from
+}
+
+func (m *Mapper) isSlot(name string) bool {
+	return slices.ContainsFunc(m.slots, func(s slot) bool { return s.name == name })
+}
+
+// source is where a value can come from: the field that has the role, or the
+// tag.
 type source struct {
+	role int  // if tag is nil
+	trim bool // without the slash that Docker puts before names
+	tag  *ref
+}
+
+// usual is a label and the fields that it comes from.
+type usual struct {
 	label string
 	paths []string
 }
@@ -105,7 +92,7 @@ type source struct {
 // builtin lists the labels that every record can have, and the fields that
 // they come from: as Fluent Bit and Fluentd name them, then as Beats and
 // Vector do.
-var builtin = []source{
+var builtin = []usual{
 	{"job", nil},
 	{"service_name", []string{
 		"service_name", "service.name", "service",
@@ -131,11 +118,14 @@ var builtin = []source{
 // kubernetes.namespace_name, kubernetes.container_name, and the Kubernetes
 // labels app or app.kubernetes.io/name.
 //
-// A label key is named by AppendLabelName of its path. If that is the name of
-// one of the labels above, its field comes first for that label; if it is that
-// of a label key before it, the name gets the suffix _2, and so on.
+// A label key without a name of its own is named by AppendLabelName of its path.
+// If that is the name of one of the labels above, its field comes first for that
+// label; if another label has it, the name gets the suffix _2, and so on. Label
+// keys that are given one name are alternatives: the first that a record has
+// counts.
 func New(c Config, l Limits) (*Mapper, error) {
-	if errs := c.Validate(); len(errs) > 0 {
+	p, errs := c.parse()
+	if len(errs) > 0 {
 		return nil, fmt.Errorf("mapping: %w", errs[0])
 	}
 	if l.Pairs <= 0 {
@@ -144,50 +134,126 @@ func New(c Config, l Limits) (*Mapper, error) {
 	if l.Bytes <= 0 {
 		l.Bytes = 64 << 10
 	}
-	m := &Mapper{limits: l, roles: map[string][]int{}, prefix: map[string]struct{}{}}
-	switch c.LineFormat {
-	case "json":
-		m.format = formatJSON
-	case "logfmt":
-		m.format = formatLogfmt
+	if l.Labels <= 0 {
+		l.Labels = 15
 	}
-	for _, k := range c.LineKeys {
-		m.lines = append(m.lines, line{k, m.role(k)})
+	m := &Mapper{
+		format: p.format, single: p.single, metadata: p.metadata, strip: c.StripLine, auto: c.AutoKubernetesLabels,
+		limits: l, roles: map[string][]int{}, prefix: map[string]struct{}{},
 	}
-	m.addSlots(c.LabelKeys)
+	for _, r := range p.lines {
+		m.lines = append(m.lines, line{r.path, m.role(r.path)})
+	}
+	m.addSlots(p, c.DefaultLabels)
+	m.addMetadata(p)
+	for _, r := range p.removed {
+		if m.remove == nil {
+			m.remove = map[string]struct{}{}
+		}
+		m.remove[r.path] = struct{}{}
+		m.addPrefixes(r.path)
+	}
+	for _, r := range p.tenants {
+		m.tenants = append(m.tenants, m.source(r))
+	}
+	if m.auto {
+		m.addPrefixes(autoPrefix)
+	}
+	m.collect = m.format <= formatRaw || m.auto || len(m.listed) > 0
+	m.leftover = m.format == formatAuto || m.format == formatRaw && m.metadata == metadataAll
 	m.states.New = func() any { return m.newState() }
 	return m, nil
 }
 
-func (m *Mapper) addSlots(keys []string) {
-	first := map[string][]int{} // label keys that are named like a built-in label
-	taken := map[string]bool{}
-	isBuiltin := func(name string) bool {
-		return slices.ContainsFunc(builtin, func(b source) bool { return b.label == name })
-	}
-	for _, k := range keys {
-		base := string(AppendLabelName(nil, []byte(k)))
-		if isBuiltin(base) {
-			first[base] = append(first[base], m.role(k))
+func (m *Mapper) addMetadata(p *parsed) {
+	for _, k := range p.listed {
+		if !k.tag {
+			m.listed = append(m.listed, listed{path: k.path, name: k.name})
 			continue
 		}
-		name := base
-		for i := 2; taken[name] || isBuiltin(name); i++ {
-			name = fmt.Sprintf("%s_%d", base, i)
+		if k.name == "" {
+			k.name = tagName(k.ref)
 		}
-		taken[name] = true
-		m.slots = append(m.slots, slot{name: name, roles: []int{m.role(k)}, trim: -1})
+		m.tags = append(m.tags, k)
 	}
-	for _, b := range builtin {
-		s := slot{name: b.label, roles: first[b.label], job: b.label == "job", trim: -1}
-		for _, p := range b.paths {
-			r := m.role(p)
-			s.roles = append(s.roles, r)
-			if p == "container_name" {
-				s.trim = r
+	for _, r := range p.mapKeys {
+		m.listed = append(m.listed, listed{path: r.path, bare: true})
+	}
+	m.renames = len(m.listed) > 0
+	whole := func(k keyed) bool { return !k.cut }
+	if m.metadata == metadataAll && !slices.ContainsFunc(m.tags, whole) {
+		m.tags = append(m.tags, keyed{"tag", ref{tag: true}})
+	}
+}
+
+// tagName names a value that is made of the tag.
+func tagName(r ref) string {
+	if r.cut {
+		return fmt.Sprintf("tag_%d", r.part)
+	}
+	return "tag"
+}
+
+func (m *Mapper) source(r ref) source {
+	if r.tag {
+		return source{tag: &r}
+	}
+	return source{role: m.role(r.path)}
+}
+
+func (m *Mapper) addSlots(p *parsed, defaults bool) {
+	usuals := builtin
+	if !defaults {
+		usuals = builtin[:1]
+	}
+	byName := map[string]*slot{}
+	get := func(name string) *slot {
+		if byName[name] == nil {
+			byName[name] = &slot{name: name}
+		}
+		return byName[name]
+	}
+	isUsual := func(name string) bool {
+		_, fixed := p.static[name]
+		return !fixed && slices.ContainsFunc(usuals, func(u usual) bool { return u.label == name })
+	}
+	given := func(name string) bool {
+		_, fixed := p.static[name]
+		return fixed || slices.ContainsFunc(p.labels, func(k keyed) bool { return k.name == name })
+	}
+	for _, k := range p.labels {
+		name := k.name
+		if name == "" {
+			base := k.path
+			if k.tag {
+				base = tagName(k.ref)
+			}
+			base = string(AppendLabelName(nil, []byte(base)))
+			name = base
+			for i := 2; !isUsual(base) && (byName[name] != nil || given(name) || isUsual(name)); i++ {
+				name = fmt.Sprintf("%s_%d", base, i)
 			}
 		}
-		m.slots = append(m.slots, s)
+		s := get(name)
+		s.from = append(s.from, m.source(k.ref))
+	}
+	for _, u := range usuals {
+		if !isUsual(u.label) {
+			continue
+		}
+		s := get(u.label)
+		s.job = u.label == "job"
+		for _, path := range u.paths {
+			s.from = append(s.from, source{role: m.role(path), trim: path == "container_name"})
+		}
+	}
+	for name, value := range p.static {
+		if value != "" {
+			get(name).static = value
+		}
+	}
+	for _, s := range byName {
+		m.slots = append(m.slots, *s)
 	}
 	slices.SortFunc(m.slots, func(a, b slot) int { return strings.Compare(a.name, b.name) })
 }
@@ -198,12 +264,16 @@ func (m *Mapper) role(path string) int {
 	n := m.nroles
 	m.nroles++
 	m.roles[path] = append(m.roles[path], n)
+	m.addPrefixes(path)
+	return n
+}
+
+func (m *Mapper) addPrefixes(path string) {
 	for i := range path {
 		if path[i] == '.' {
 			m.prefix[path[:i]] = struct{}{}
 		}
 	}
-	return n
 }
 
 // Acquire returns a State; Release gives it back. A goroutine that lives long

@@ -1,14 +1,6 @@
 package mapping
 
-import (
-	"bytes"
-	"encoding/binary"
-	"unicode/utf8"
-	"unsafe"
-
-	"github.com/loki-go/loki-go/internal/labels"
-	"github.com/loki-go/loki-go/proto/push"
-)
+import "github.com/loki-go/loki-go/proto/push"
 
 // Input is what a receiver knows about a record beside its fields.
 type Input struct {
@@ -33,10 +25,15 @@ type State struct {
 	at       []int32 // by role: node that has it, or -1
 	none     []int32 // what at is at the start of a record
 	pairs    []field // what may become metadata
+	auto     []field // what may become a label without being named
 	seen     int     // fields and maps that walk has looked at
 	over     bool    // there is more than metadata can take
 	path     []byte
 	consumed []int32 // nodes that became a label
+	removed  []int32 // nodes that are left out, in order
+	used     []int32 // nodes that the receiver has used
+	given    []int32 // nodes that became metadata beside a whole record
+	skips    skips
 	line     []byte
 	text     []byte
 	tuple    []byte // values of the labels, with lengths
@@ -44,11 +41,11 @@ type State struct {
 	labels   []byte // canonical text of the last label set
 }
 
-// field is a node that may become metadata. Without a record it is the tag.
+// field is a node that may become metadata. Without a record it is a tag.
 type field struct {
 	key  *key
 	rec  *Record
-	node int32
+	node int32 // or the number of a tag
 }
 
 func (m *Mapper) newState() *State {
@@ -64,24 +61,39 @@ func (m *Mapper) newState() *State {
 // Nothing of rec and in is kept. It returns false, and has added nothing, if g
 // has MaxTenants other tenants: push what g has, Reset it, and add rec again.
 func (st *State) Add(rec *Record, in *Input, g *Batches) bool {
-	t := g.tenant(in.Tenant)
+	st.read(rec, in)
+	t := g.tenant(st.tenant(rec, in))
 	if t == nil {
 		return false
 	}
 	before := t.bl.Size()
-	st.Map(rec, in, &t.bl)
+	st.write(rec, in, &t.bl)
 	g.added(t, before)
 	return true
 }
 
-// Map adds rec to bl as one entry. The top of rec must be a map. Nothing of rec
-// and in is kept.
+// Map adds rec to bl as one entry, whatever tenant it names.
 func (st *State) Map(rec *Record, in *Input, bl *push.Builder) {
-	st.begin(in)
-	st.walk(rec, walk{collect: st.m.format == formatAuto, roles: true})
-	stream := bl.Stream(st.labelText(rec, in.Job))
-	if st.m.format != formatAuto {
-		st.whole(rec, in, bl, stream, st.m.format)
+	st.read(rec, in)
+	st.write(rec, in, bl)
+}
+
+// read finds what matters in rec.
+func (st *State) read(rec *Record, in *Input) {
+	st.keys.begin()
+	copy(st.at, st.none)
+	st.consumed, st.removed, st.used, st.auto = st.consumed[:0], st.removed[:0], st.used[:0], st.auto[:0]
+	st.pairs = st.pairs[:0]
+	st.addTags(in)
+	st.walk(rec, walk{collect: st.m.collect, roles: true})
+}
+
+// write adds rec, which has been read, to bl.
+func (st *State) write(rec *Record, in *Input, bl *push.Builder) {
+	m := st.m
+	stream := bl.Stream(st.labelText(rec, in))
+	if m.format > formatRaw {
+		st.whole(rec, in, bl, stream, m.format)
 		return
 	}
 	line := st.lineNode(rec, in.LineKey)
@@ -90,45 +102,62 @@ func (st *State) Map(rec *Record, in *Input, bl *push.Builder) {
 		return
 	}
 	if hasFields(in.Meta) {
-		st.walk(in.Meta, walk{collect: true})
+		if m.metadata != metadataNone {
+			st.walk(in.Meta, walk{collect: true})
+		} else if m.format == formatAuto {
+			st.whole(rec, in, bl, stream, formatJSON)
+			return
+		}
 	}
 	if st.over || !st.addPairs(in, bl, rec, line) {
 		st.whole(rec, in, bl, stream, formatJSON)
 		return
 	}
-	t := rec.Nodes[line].Str
-	if rec.Nodes[line].Kind != Bytes {
-		t, st.line = text(st.line, rec, line)
+	bl.Entry(stream, in.TS, st.lineText(rec, line))
+}
+
+// lineText returns the text of the line key.
+func (st *State) lineText(rec *Record, line int) (t []byte) {
+	switch n := &rec.Nodes[line]; {
+	case n.Kind == Bytes:
+		return n.Str
+	case n.Kind >= Array && len(st.removed) > 0:
+		st.skips.reset()
+		st.skips.add(st.removed...)
+		st.line = appendJSON(st.line[:0], rec, line, &st.skips)
+		return st.line
 	}
-	bl.Entry(stream, in.TS, t)
+	t, st.line = text(st.line, rec, line)
+	return t
 }
 
 func hasFields(r *Record) bool { return r != nil && len(r.Nodes) > 1 && r.Nodes[0].Kind == Map }
 
-func (st *State) begin(in *Input) {
-	st.keys.begin()
-	copy(st.at, st.none)
-	st.consumed = st.consumed[:0]
-	st.resetPairs(in)
-}
-
-// resetPairs forgets all metadata but the tag.
-func (st *State) resetPairs(in *Input) {
-	st.pairs, st.seen, st.over = st.pairs[:0], 0, false
-	if len(in.Tag) > 0 {
-		st.pairs = append(st.pairs, field{key: st.keys.tag})
+// addTags starts a count of fields, with what becomes of the tag.
+func (st *State) addTags(in *Input) {
+	st.seen, st.over = 0, false
+	if len(in.Tag) == 0 {
+		return
+	}
+	for i, k := range st.keys.tags {
+		if len(st.m.tags[i].tagText(in.Tag)) > 0 {
+			st.pairs = append(st.pairs, field{key: k, node: int32(i)})
+		}
 	}
 }
 
 // walk says what to look for in a record.
 type walk struct {
 	collect bool // fields that can become metadata
-	roles   bool // fields that can become labels or the line
+	roles   bool // it is the record: fields that can become labels or the line
 	nested  bool // below the top: st.path has the path of the map
 }
 
 func (st *State) walk(rec *Record, w walk) {
 	st.path = st.path[:0]
+	if !w.roles && st.m.renames {
+		st.path = append(st.path, beside...)
+	}
 	if len(rec.Nodes) > 0 && rec.Nodes[0].Kind == Map {
 		st.walkMap(rec, 0, w)
 	}
@@ -138,7 +167,7 @@ func (st *State) walkMap(rec *Record, i int, w walk) {
 	prefix := len(st.path)
 	for j, end := i+1, int(rec.Nodes[i].End); j < end; j = rec.Next(j) {
 		n := &rec.Nodes[j]
-		if n.Kind == Null {
+		if n.Kind == Null && st.m.remove == nil {
 			continue
 		}
 		st.path = st.path[:prefix]
@@ -153,34 +182,60 @@ func (st *State) walkMap(rec *Record, i int, w walk) {
 // field looks at node j, whose path is st.path.
 func (st *State) field(rec *Record, j int, w walk) {
 	n := &rec.Nodes[j]
+	if n.Kind == Null {
+		if _, gone := st.m.remove[string(st.path)]; gone && w.roles {
+			st.removed = append(st.removed, int32(j))
+		}
+		return
+	}
 	if w.collect && !st.over {
 		st.seen++
 		lim := &st.m.limits
 		st.over = len(st.path) > maxPath || len(st.pairs) > lim.Pairs+len(st.m.slots)+1 || st.seen > 4*lim.Pairs+256
 	}
 	isMap := n.Kind == Map && int(n.End) > j+1
+	if n.Used && w.roles && st.m.strip {
+		st.used = append(st.used, int32(j))
+	}
 	if !w.collect || st.over {
 		w.collect = false
 		if w.roles && len(st.path) <= maxPath {
-			st.note(st.m.roles[string(st.path)], j)
-			if _, ok := st.m.prefix[string(st.path)]; ok && isMap {
-				w.nested = true
-				st.walkMap(rec, j, w)
-			}
+			st.rolesOnly(rec, j, w, isMap)
 		}
 		return
 	}
 	k := st.keys.get(st.path)
+	gone := false
 	if w.roles {
 		st.note(k.roles, j)
+		st.noteAuto(k, rec, j)
+		if gone = k.remove; gone {
+			st.removed = append(st.removed, int32(j))
+		}
 	}
 	switch {
 	case isMap:
 		w.nested = true
-		w.collect = !n.Used
+		w.collect = !n.Used && !gone
 		st.walkMap(rec, j, w)
-	case !n.Used:
+	case !n.Used && !gone && (k.listed || st.m.leftover || !w.roles):
 		st.pairs = append(st.pairs, field{k, rec, int32(j)})
+	}
+}
+
+// rolesOnly is field where metadata does not matter.
+func (st *State) rolesOnly(rec *Record, j int, w walk, isMap bool) {
+	m := st.m
+	st.note(m.roles[string(st.path)], j)
+	if _, gone := m.remove[string(st.path)]; gone {
+		st.removed = append(st.removed, int32(j))
+	}
+	if m.auto && len(st.path) > len(autoPrefix) && string(st.path[:len(autoPrefix)]) == autoPrefix && len(st.auto) < maxAuto {
+		st.noteAuto(st.keys.get(st.path), rec, j)
+	}
+	if _, ok := m.prefix[string(st.path)]; ok && isMap {
+		w.nested = true
+		st.walkMap(rec, j, w)
 	}
 }
 
@@ -200,6 +255,9 @@ func (st *State) lineNode(rec *Record, first string) int {
 	for i := range st.m.lines {
 		l := &st.m.lines[i]
 		n := st.at[l.role]
+		if n >= 0 && len(st.removed) > 0 && st.isRemoved(rec, n) {
+			n = -1
+		}
 		if l.path == first {
 			if n >= 0 {
 				return int(n)
@@ -225,76 +283,22 @@ func (st *State) lineNode(rec *Record, first string) int {
 	return best
 }
 
-// labelText returns the canonical text of the record's labels.
-func (st *State) labelText(rec *Record, job string) []byte {
-	st.tuple = st.tuple[:0]
-	for i := range st.m.slots {
-		s := &st.m.slots[i]
-		at := len(st.tuple)
-		st.tuple = append(st.tuple, 0, 0, 0, 0)
-		if !st.value(rec, s) && s.job {
-			st.tuple = append(st.tuple, job...)
-		}
-		binary.LittleEndian.PutUint32(st.tuple[at:], uint32(len(st.tuple)-at-4))
-	}
-	if len(st.labels) == 0 || !bytes.Equal(st.tuple, st.last) {
-		st.last = append(st.last[:0], st.tuple...)
-		st.labels = st.m.appendLabels(st.labels[:0], st.tuple)
-	}
-	return st.labels
-}
-
-// value appends the value of s to the tuple. It reports whether there is one.
-func (st *State) value(rec *Record, s *slot) bool {
-	for _, r := range s.roles {
-		node := st.at[r]
-		if node < 0 || rec.Nodes[node].Kind >= Array {
-			continue
-		}
-		from := len(st.tuple)
-		st.tuple = AppendText(st.tuple, rec, int(node))
-		if v := st.tuple[from:]; r == s.trim && len(v) > 0 && v[0] == '/' {
-			copy(v, v[1:])
-			st.tuple = st.tuple[:len(st.tuple)-1]
-		}
-		if len(st.tuple) > from {
-			st.consumed = append(st.consumed, node)
+func (st *State) isRemoved(rec *Record, node int32) bool {
+	for _, r := range st.removed {
+		if node >= r && int(node) < rec.Next(int(r)) {
 			return true
 		}
 	}
 	return false
 }
 
-// appendLabels renders a tuple as labels.Labels.AppendString would.
-func (m *Mapper) appendLabels(dst, tuple []byte) []byte {
-	dst = append(dst, '{')
-	first := true
-	for i := range m.slots {
-		n := binary.LittleEndian.Uint32(tuple)
-		v := tuple[4 : 4+n]
-		tuple = tuple[4+n:]
-		if n == 0 {
-			continue
-		}
-		if !first {
-			dst = append(dst, ',', ' ')
-		}
-		first = false
-		dst = append(dst, m.slots[i].name...)
-		dst = append(dst, '=')
-		if !utf8.Valid(v) {
-			v = bytes.ToValidUTF8(v, []byte("\uFFFD"))
-		}
-		// AppendValue reads the bytes and keeps nothing.
-		dst = labels.AppendValue(dst, unsafe.String(unsafe.SliceData(v), len(v)))
-	}
-	return append(dst, '}')
-}
-
 // addPairs gives the builder the metadata of the next entry: st.pairs without
-// what became a label or the line. If that is more than the limits it gives
-// nothing and returns false.
+// what became a label or the line. With line < 0 the line is the whole record,
+// and metadata only what is listed or not in it. If that is more than the limits
+// it gives nothing and returns false; so it does if fields have no place beside a
+// line and must not be lost.
 func (st *State) addPairs(in *Input, bl *push.Builder, rec *Record, line int) bool {
+	m := st.m
 	sortFields(st.pairs)
 	count, size, lineEnd := 0, 0, 0
 	if line >= 0 {
@@ -302,17 +306,28 @@ func (st *State) addPairs(in *Input, bl *push.Builder, rec *Record, line int) bo
 	}
 	for i := range st.pairs {
 		f := &st.pairs[i]
-		value := in.Tag
-		if f.rec != nil {
+		var value []byte
+		if f.rec == nil {
+			value = m.tags[f.node].tagText(in.Tag)
+		} else {
 			node := int(f.node)
-			if f.rec == rec && (node >= line && node < lineEnd || len(f.key.roles) > 0 && st.isConsumed(f.node)) {
-				continue
+			if f.rec == rec {
+				if node >= line && node < lineEnd || (len(f.key.roles) > 0 || f.key.auto != nil) && st.isConsumed(f.node) {
+					continue
+				}
+				if m.metadata != metadataAll && !f.key.listed {
+					if m.format == formatAuto {
+						bl.DropPairs()
+						return false
+					}
+					continue
+				}
 			}
 			value, st.text = text(st.text, f.rec, node)
 		}
 		count++
 		size += len(f.key.name) + len(value)
-		if count > st.m.limits.Pairs || size > st.m.limits.Bytes {
+		if count > m.limits.Pairs || size > m.limits.Bytes {
 			bl.DropPairs()
 			return false
 		}
@@ -341,34 +356,4 @@ func sortFields(f []field) {
 		}
 		f[j] = x
 	}
-}
-
-// whole adds an entry whose line is the whole record.
-func (st *State) whole(rec *Record, in *Input, bl *push.Builder, stream int, format lineFormat) {
-	st.resetPairs(in)
-	if hasFields(in.Meta) {
-		st.walk(in.Meta, walk{collect: true})
-	}
-	beside := false
-	if st.over || !st.addPairs(in, bl, rec, -1) {
-		beside, format = true, formatJSON
-		if len(in.Tag) > 0 {
-			bl.Pair(st.keys.tag.name, in.Tag)
-		}
-	}
-	if format == formatLogfmt {
-		st.line = AppendLogfmt(st.line[:0], rec, 0)
-	} else {
-		st.line = AppendJSON(st.line[:0], rec, 0)
-	}
-	if beside && hasFields(in.Meta) {
-		st.line = st.line[:len(st.line)-1] // the closing brace
-		if len(st.line) > 1 {
-			st.line = append(st.line, ',')
-		}
-		st.line = append(st.line, `"__internal__":{"log_metadata":`...)
-		st.line = AppendJSON(st.line, in.Meta, 0)
-		st.line = append(st.line, '}', '}')
-	}
-	bl.Entry(stream, in.TS, st.line)
 }
