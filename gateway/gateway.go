@@ -87,6 +87,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/loki-go/loki-go/gateway/internal/cache"
+	"github.com/loki-go/loki-go/gateway/internal/seldom"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/internal/units"
@@ -173,11 +175,11 @@ type Gateway struct {
 
 	inflight   *semaphore.Weighted
 	background *semaphore.Weighted
-	tenants    *cache[string, *tenantState]
+	tenants    *cache.Cache[string, *tenantState]
 	labels     *labelCache
 	checks     sync.Pool // *check
 	parts      sync.Pool // *part
-	deadLog    seldom
+	deadLog    seldom.Line
 
 	mu      sync.RWMutex
 	closed  bool
@@ -200,7 +202,7 @@ func New(d Deps, cfg Config) (*Gateway, error) {
 		cfg:        cfg,
 		inflight:   semaphore.NewWeighted(int64(cfg.MaxInflight)),
 		background: semaphore.NewWeighted(int64(cfg.MaxBackground)),
-		tenants:    newCache[string, *tenantState](maxTenants),
+		tenants:    cache.New[string, *tenantState](maxTenants),
 		labels:     newLabelCache(int64(cfg.LabelCache)),
 	}
 	g.checks.New = func() any { return new(check) }

@@ -613,38 +613,6 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
-func TestCacheGenerations(t *testing.T) {
-	c := newCache[int, string](10)
-	for i := range 4 {
-		c.put(i, "v", 1)
-	}
-	c.put(3, "w", 1)
-	if c.bytes() != 4 {
-		t.Fatalf("%d bytes", c.bytes())
-	}
-	for i := 4; i < 100; i++ {
-		if v, ok := c.get(3); !ok || v != "w" {
-			t.Fatalf("what is used was dropped at %d", i)
-		}
-		c.put(i, "v", 1)
-		if c.bytes() > 12 {
-			t.Fatalf("%d bytes", c.bytes())
-		}
-	}
-	if _, ok := c.get(50); ok {
-		t.Fatal("what is not used stays")
-	}
-	calls := 0
-	for range 2 {
-		if got := c.getOrPut(1000, 1, func() string { calls++; return "new" }); got != "new" {
-			t.Fatal(got)
-		}
-	}
-	if calls != 1 {
-		t.Fatalf("made %d times", calls)
-	}
-}
-
 func TestCacheHitDoesNotAllocate(t *testing.T) {
 	e := newEnv(t, 1, nil)
 	tn, lim, raw := e.g.tenant("fake"), e.lim.Load(), []byte(`{app="a", env="b"}`)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/loki-go/loki-go/gateway/internal/cache"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
@@ -27,7 +28,7 @@ type tenantState struct {
 }
 
 func (g *Gateway) tenant(name string) *tenantState {
-	return g.tenants.getOrPut(name, 1, func() *tenantState {
+	return g.tenants.GetOrPut(name, 1, func() *tenantState {
 		return &tenantState{name: name, seed: rand.Uint64(), metrics: g.m.tenant(name)}
 	})
 }
@@ -52,13 +53,13 @@ const labelShards = 16
 // only under the limits that it was made under: changed ones have another
 // address.
 type labelCache struct {
-	shards [labelShards]*cache[uint64, *streamInfo]
+	shards [labelShards]*cache.Cache[uint64, *streamInfo]
 }
 
 func newLabelCache(limit int64) *labelCache {
 	c := &labelCache{}
 	for i := range c.shards {
-		c.shards[i] = newCache[uint64, *streamInfo](limit / labelShards)
+		c.shards[i] = cache.New[uint64, *streamInfo](limit / labelShards)
 	}
 	return c
 }
@@ -66,7 +67,7 @@ func newLabelCache(limit int64) *labelCache {
 func (c *labelCache) bytes() int64 {
 	n := int64(0)
 	for _, s := range c.shards {
-		n += s.bytes()
+		n += s.Size()
 	}
 	return n
 }
@@ -76,12 +77,12 @@ func (c *labelCache) bytes() int64 {
 func (c *labelCache) lookup(tn *tenantState, lim *limits.Limits, raw []byte) (info *streamInfo, hit bool) {
 	h := xxhash.Sum64(raw) ^ tn.seed
 	shard := c.shards[h%labelShards]
-	if info, ok := shard.get(h); ok && info.tenant == tn && info.limits == lim && info.raw == string(raw) {
+	if info, ok := shard.Get(h); ok && info.tenant == tn && info.limits == lim && info.raw == string(raw) {
 		return info, true
 	}
 	info = newStreamInfo(tn, lim, string(raw))
 	size := int64(unsafe.Sizeof(*info)) + mapOverhead + int64(len(info.raw)+len(info.labels)+len(info.text))
-	shard.put(h, info, size)
+	shard.Put(h, info, size)
 	return info, false
 }
 

@@ -1,13 +1,14 @@
-package gateway
+// Package cache has a bounded map for what is cheap to make again.
+package cache
 
 import "sync"
 
-// cache is a bounded map. It has two generations: what is used moves to the
+// Cache is a bounded map. It has two generations: what is used moves to the
 // young one; when that has half of the permitted size, the old one is dropped
 // and the young one takes its place. So a hit costs a read lock and no
 // bookkeeping, and what was used since the last change of generation stays. It
 // is safe for concurrent use.
-type cache[K comparable, V any] struct {
+type Cache[K comparable, V any] struct {
 	mu         sync.RWMutex
 	young, old map[K]sized[V]
 	size       int64 // of young
@@ -20,11 +21,13 @@ type sized[V any] struct {
 	size int64
 }
 
-func newCache[K comparable, V any](limit int64) *cache[K, V] {
-	return &cache[K, V]{young: make(map[K]sized[V]), half: limit / 2}
+// New returns a cache for values whose sizes add up to limit at most.
+func New[K comparable, V any](limit int64) *Cache[K, V] {
+	return &Cache[K, V]{young: make(map[K]sized[V]), half: limit / 2}
 }
 
-func (c *cache[K, V]) get(k K) (v V, ok bool) {
+// Get returns the value of k.
+func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 	c.mu.RLock()
 	e, ok := c.young[k]
 	if ok {
@@ -34,21 +37,21 @@ func (c *cache[K, V]) get(k K) (v V, ok bool) {
 	e, ok = c.old[k]
 	c.mu.RUnlock()
 	if ok {
-		c.put(k, e.v, e.size)
+		c.Put(k, e.v, e.size)
 	}
 	return e.v, ok
 }
 
-// put sets the value of k.
-func (c *cache[K, V]) put(k K, v V, size int64) {
+// Put sets the value of k.
+func (c *Cache[K, V]) Put(k K, v V, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.set(k, v, size)
 }
 
-// getOrPut returns the value of k, or sets it to what make returns.
-func (c *cache[K, V]) getOrPut(k K, size int64, make func() V) V {
-	if v, ok := c.get(k); ok {
+// GetOrPut returns the value of k, or sets it to what make returns.
+func (c *Cache[K, V]) GetOrPut(k K, size int64, make func() V) V {
+	if v, ok := c.Get(k); ok {
 		return v
 	}
 	c.mu.Lock()
@@ -62,7 +65,7 @@ func (c *cache[K, V]) getOrPut(k K, size int64, make func() V) V {
 }
 
 // set must be called under mu.
-func (c *cache[K, V]) set(k K, v V, size int64) {
+func (c *Cache[K, V]) set(k K, v V, size int64) {
 	c.size += size - c.young[k].size
 	c.young[k] = sized[V]{v, size}
 	if c.size > c.half {
@@ -71,8 +74,8 @@ func (c *cache[K, V]) set(k K, v V, size int64) {
 	}
 }
 
-// bytes returns the sum of the sizes of all values.
-func (c *cache[K, V]) bytes() int64 {
+// Size returns the sum of the sizes of all values.
+func (c *Cache[K, V]) Size() int64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.size + c.oldSize
