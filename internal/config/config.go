@@ -20,6 +20,11 @@
 // encoding.TextUnmarshaler. The tag secret:"true" keeps a value out of what is
 // printed. `yaml:"-"` hides a field, `yaml:",inline"` merges a struct.
 //
+// A pointer to one of these types (but not to one that has UnmarshalText) is a
+// setting without a default: nil where nobody has given it. That is how a
+// section overrides another one. With the tag like:"other" such a section has
+// one line in what is printed for users, with the help text of its own field.
+//
 // Every function reports all problems that it finds, not only the first. A
 // Binding is for one goroutine.
 package config
@@ -44,7 +49,11 @@ type Setting struct {
 	Secret  bool
 
 	value reflect.Value
+	like  *like
 }
+
+// like is a section that is described as a whole.
+type like struct{ name, help string }
 
 // Binding connects a struct to the names of its settings.
 type Binding struct {
@@ -62,7 +71,7 @@ func Bind(ptr any) (*Binding, error) {
 		return nil, fmt.Errorf("config: bind %T: not a pointer to a struct", ptr)
 	}
 	b := &Binding{byName: map[string]*Setting{}, sections: map[string]bool{}}
-	if err := b.walk(v.Elem(), ""); err != nil {
+	if err := b.walk(v.Elem(), "", nil); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -71,7 +80,7 @@ func Bind(ptr any) (*Binding, error) {
 // Settings returns all settings in the order of their declaration.
 func (b *Binding) Settings() []*Setting { return b.settings }
 
-func (b *Binding) walk(v reflect.Value, prefix string) error {
+func (b *Binding) walk(v reflect.Value, prefix string, as *like) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		name, opt, _ := strings.Cut(f.Tag.Get("yaml"), ",")
@@ -80,7 +89,7 @@ func (b *Binding) walk(v reflect.Value, prefix string) error {
 		}
 		fv := v.Field(i)
 		if opt == "inline" {
-			if err := b.walk(fv, prefix); err != nil {
+			if err := b.walk(fv, prefix, as); err != nil {
 				return err
 			}
 			continue
@@ -91,12 +100,16 @@ func (b *Binding) walk(v reflect.Value, prefix string) error {
 		name = prefix + name
 		if fv.Kind() == reflect.Struct && !isText(fv) {
 			b.sections[name] = true
-			if err := b.walk(fv, name+"."); err != nil {
+			as := as
+			if other := f.Tag.Get("like"); other != "" {
+				as = &like{name + ".*", f.Tag.Get("help")}
+			}
+			if err := b.walk(fv, name+".", as); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := b.add(&Setting{Name: name, Help: f.Tag.Get("help"), Secret: f.Tag.Get("secret") == "true", value: fv}); err != nil {
+		if err := b.add(&Setting{Name: name, Help: f.Tag.Get("help"), Secret: f.Tag.Get("secret") == "true", value: fv, like: as}); err != nil {
 			return err
 		}
 	}
@@ -127,6 +140,10 @@ func supported(v reflect.Value) bool {
 	if isText(v) {
 		return true
 	}
+	if v.Kind() == reflect.Pointer {
+		elem := reflect.New(v.Type().Elem()).Elem()
+		return elem.Kind() != reflect.Pointer && !isText(elem) && supported(elem)
+	}
 	switch v.Kind() {
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint32, reflect.Uint64, reflect.Float64:
@@ -137,11 +154,39 @@ func supported(v reflect.Value) bool {
 	return false
 }
 
-func (s *Setting) isBool() bool { return s.value.Kind() == reflect.Bool && !isText(s.value) }
-func (s *Setting) isList() bool { return s.value.Kind() == reflect.Slice && !isText(s.value) }
+func (s *Setting) isBool() bool { return s.kind() == reflect.Bool && !isText(s.value) }
+func (s *Setting) isList() bool { return s.kind() == reflect.Slice && !isText(s.value) }
+
+// kind is that of what a pointer points to.
+func (s *Setting) kind() reflect.Kind {
+	if s.optional() {
+		return s.value.Type().Elem().Kind()
+	}
+	return s.value.Kind()
+}
+
+// optional reports whether the setting is a pointer; missing, whether it is nil.
+func (s *Setting) optional() bool { return s.value.Kind() == reflect.Pointer && !isText(s.value) }
+func (s *Setting) missing() bool  { return s.optional() && s.value.IsNil() }
+
+// target is the setting of what a pointer points to.
+func (s *Setting) target() *Setting { return &Setting{Name: s.Name, value: s.value.Elem()} }
+
+// fill sets a pointer to a new value that set has filled.
+func (s *Setting) fill(set func(*Setting) error) error {
+	p := reflect.New(s.value.Type().Elem())
+	err := set(&Setting{Name: s.Name, value: p.Elem()})
+	if err == nil {
+		s.value.Set(p)
+	}
+	return err
+}
 
 // set parses text into the setting's field.
 func (s *Setting) set(text string) error {
+	if s.optional() {
+		return s.fill(func(t *Setting) error { return t.set(text) })
+	}
 	v := s.value
 	if t, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return t.UnmarshalText([]byte(text))
@@ -187,6 +232,10 @@ func (s *Setting) set(text string) error {
 }
 
 func (s *Setting) setList(items []string) {
+	if s.optional() {
+		_ = s.fill(func(t *Setting) error { t.setList(items); return nil })
+		return
+	}
 	list := reflect.MakeSlice(s.value.Type(), 0, len(items))
 	for _, it := range items {
 		list = reflect.Append(list, reflect.ValueOf(it).Convert(s.value.Type().Elem()))
@@ -195,6 +244,9 @@ func (s *Setting) setList(items []string) {
 }
 
 func (s *Setting) list() []string {
+	if s.optional() {
+		return s.target().list()
+	}
 	items := make([]string, s.value.Len())
 	for i := range items {
 		items[i] = s.value.Index(i).String()
@@ -214,6 +266,12 @@ func splitList(text string) []string {
 
 // text is the inverse of set.
 func (s *Setting) text() string {
+	if s.missing() {
+		return ""
+	}
+	if s.optional() {
+		return s.target().text()
+	}
 	v := s.value
 	switch t := v.Addr().Interface().(type) {
 	case encoding.TextMarshaler:

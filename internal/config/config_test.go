@@ -227,6 +227,12 @@ func TestBindRefuses(t *testing.T) {
 	}
 	f(sample{}, "not a pointer")
 	f(&struct {
+		A **int `yaml:"a"`
+	}{}, "cannot be configured")
+	f(&struct {
+		A *size `yaml:"a"`
+	}{}, "cannot be configured")
+	f(&struct {
 		A chan int `yaml:"a"`
 	}{}, "cannot be configured")
 	f(&struct{ A int }{}, "no yaml tag")
@@ -255,6 +261,55 @@ func TestDurations(t *testing.T) {
 		if d, err := ParseDuration(bad); err == nil {
 			t.Errorf("%q gives %v", bad, d)
 		}
+	}
+}
+
+// A section of pointers overrides another one: what nobody gives stays nil.
+func TestOptional(t *testing.T) {
+	type over struct {
+		Text *string        `yaml:"text"`
+		On   *bool          `yaml:"on"`
+		List *[]string      `yaml:"list"`
+		Wait *time.Duration `yaml:"wait"`
+		N    *int           `yaml:"n"`
+	}
+	type config struct {
+		Text string `yaml:"text" help:"a text"`
+		Sub  over   `yaml:"sub" like:"text" help:"as above, a|b"`
+		End  string `yaml:"end"`
+	}
+	var c config
+	b := bind(t, &c)
+	if out := string(b.YAML()); out != "text: \"\"\nend: \"\"\n" {
+		t.Errorf("nothing is given, but printed is\n%s", out)
+	}
+	file := "sub:\n  text: ''\n  list: [a, 'b,c']\n  n:\n"
+	args, errs := ParseArgs([]string{"-sub.on", "-sub.wait=1h"}, b)
+	errs = append(errs, b.LoadYAML("f", []byte(file), env())...)
+	if errs = append(errs, Apply(args, env())...); len(errs) > 0 {
+		t.Fatal(texts(errs))
+	}
+	s := c.Sub
+	if s.Text == nil || *s.Text != "" || s.On == nil || !*s.On || s.Wait == nil || *s.Wait != time.Hour || s.N != nil ||
+		s.List == nil || !reflect.DeepEqual(*s.List, []string{"a", "b,c"}) {
+		t.Fatalf("got %+v", s)
+	}
+	var again config
+	if errs := bind(t, &again).LoadYAML("f", b.YAML(), env()); len(errs) > 0 || !reflect.DeepEqual(again, c) {
+		t.Fatalf("%s\n%s", texts(errs), b.YAML())
+	}
+	if errs := b.LoadYAML("f", []byte("sub: {n: x, list: []}"), env()); len(errs) != 1 || c.Sub.N != nil || len(*c.Sub.List) != 0 {
+		t.Fatalf("%s: %+v", texts(errs), c.Sub)
+	}
+
+	var usage, md bytes.Buffer
+	b.Usage(&usage)
+	b.Markdown(&md)
+	if want := "  -text=\n        a text\n  -sub.*\n        as above, a|b\n  -end=\n"; usage.String() != want {
+		t.Errorf("usage:\n%s", usage.String())
+	}
+	if strings.Count(md.String(), "sub.") != 1 || !strings.Contains(md.String(), "| `sub.*` |  | as above, a\\|b |") {
+		t.Errorf("markdown:\n%s", md.String())
 	}
 }
 

@@ -140,11 +140,14 @@ func (l *loader) list(s *Setting, n *yaml.Node) {
 }
 
 // YAML returns the present values as a file that LoadYAML reads, with secrets
-// masked.
+// masked. Settings that have no value are left out.
 func (b *Binding) YAML() []byte {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	sections := map[string]*yaml.Node{"": root}
 	for _, s := range b.settings {
+		if s.missing() {
+			continue
+		}
 		parent, key := "", s.Name
 		if i := strings.LastIndexByte(s.Name, '.'); i >= 0 {
 			parent, key = s.Name[:i], s.Name[i+1:]
@@ -193,7 +196,7 @@ func (s *Setting) node() *yaml.Node {
 // quoted reports whether the value is text that YAML might take for another
 // type.
 func (s *Setting) quoted() bool {
-	return isText(s.value) || s.value.Kind() == reflect.String || s.isList() || s.Secret
+	return isText(s.value) || s.kind() == reflect.String || s.isList() || s.Secret
 }
 
 func stringNode(text string) *yaml.Node {
