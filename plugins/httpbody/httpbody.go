@@ -237,9 +237,15 @@ func PushID(h http.Header, body []byte) push.ID {
 	if key == "" {
 		return push.ID{}
 	}
-	buf := make([]byte, 16, 16+len(key))
+	return BodyID(key, body)
+}
+
+// BodyID returns an id for the push of body under a name. Without a name of the
+// client's, it is for bodies of which two that are equal are one, sent again.
+func BodyID(name string, body []byte) push.ID {
+	buf := make([]byte, 16, 16+len(name))
 	binary.LittleEndian.PutUint64(buf, xxhash.Sum64(body))
 	binary.LittleEndian.PutUint64(buf[8:], uint64(len(body)))
-	sum := sha256.Sum256(append(buf, key...))
+	sum := sha256.Sum256(append(buf, name...))
 	return push.ID(sum[:16])
 }
