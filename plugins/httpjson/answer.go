@@ -4,13 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
-	"strconv"
-	"sync"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/loki-go/loki-go/plugins/httpbody"
 	"github.com/loki-go/loki-go/plugins/mapping"
@@ -19,31 +13,37 @@ import (
 
 // outcome is what became of a request.
 type outcome struct {
-	err      error                // nothing is known to be stored
+	err      error                // nothing more is known to be stored
 	broken   *mapping.SyntaxError // the body could be read up to here
 	rejected push.Rejected        // by us and by the sink
+	unread   int                  // by us: pieces of input that are no event
 	stored   int
 	bytes    int // of the body, decoded
 }
 
-// refuse counts one event of n bytes that cannot be mapped.
-func (o *outcome) refuse(n int, text func() string) {
-	o.rejected.Add(push.Malformed, "", 1, n, text)
+// refuse counts a piece of input of n bytes that cannot be mapped.
+func (o *outcome) refuse(reason push.Reason, n int, why string) {
+	o.unread++
+	o.rejected.Add(reason, "", 1, n, func() string { return why })
 }
 
-// pushed takes in what the sink said of a batch of n entries.
-func (o *outcome) pushed(err error, n int) {
+// pushed takes in what the sink said of a batch of n entries. It returns an
+// error that is one of all of them.
+func (o *outcome) pushed(err error, n int) error {
 	var r *push.Rejected
 	switch {
 	case err == nil:
-		o.stored = n
+		o.stored += n
 	case errors.As(err, &r):
-		o.stored = n - r.Entries
+		o.stored += n - r.Entries
 		o.rejected.Merge(r)
 	default:
-		o.err = err
+		return err
 	}
+	return nil
 }
+
+func (o *outcome) disconnected() bool { return errors.Is(o.err, httpbody.ErrDisconnected) }
 
 // text says in one line what was refused and why.
 func (o *outcome) text() string {
@@ -58,21 +58,52 @@ func (o *outcome) text() string {
 	return o.rejected.Error()
 }
 
-// write answers the request and returns the status.
-func (o *outcome) write(w http.ResponseWriter) int {
+// answer answers the request and returns the status.
+func (h *handler) answer(w http.ResponseWriter, o *outcome) int {
 	o.rejected.Total = o.stored + o.rejected.Entries
+	err := o.err
+	if err == nil && o.rejected.Retryable() {
+		err = o.later()
+	}
 	switch {
-	case o.err != nil:
-		return httpbody.WriteError(w, o.err)
+	case err != nil && h.keep:
+		return httpbody.WriteError(w, temporary(err))
+	case err != nil:
+		return httpbody.WriteError(w, err)
 	case o.broken != nil:
 		return httpbody.WriteError(w, push.Errorf(push.Malformed, "%s", o.text()))
 	case o.rejected.Entries == 0:
 		w.WriteHeader(http.StatusNoContent)
 		return http.StatusNoContent
-	case o.stored == 0:
+	case o.stored == 0 && !h.keep:
 		return httpbody.WriteError(w, &o.rejected)
 	}
 	return o.writePartial(w)
+}
+
+// later is the answer where some events were refused that may pass when the
+// request comes again; the sender has no way to send only them.
+func (o *outcome) later() error {
+	for _, g := range o.rejected.Groups {
+		if g.Reason.Retryable() {
+			return push.Errorf(g.Reason, "%s", o.text())
+		}
+	}
+	return nil
+}
+
+// temporary makes of an error one that tells a sender to come again, whatever
+// it is: the sender would drop everything at another.
+func temporary(err error) error {
+	var e *push.Error
+	switch {
+	case errors.Is(err, httpbody.ErrDisconnected):
+	case !errors.As(err, &e):
+		return push.Errorf(push.Overloaded, "%v", err)
+	case !e.Reason.Retryable() || e.Reason == push.Internal:
+		return push.Errorf(push.Overloaded, "%s", e.Msg)
+	}
+	return err
 }
 
 func (o *outcome) writePartial(w http.ResponseWriter) int {
@@ -93,66 +124,4 @@ func (o *outcome) writePartial(w http.ResponseWriter) int {
 	w.WriteHeader(http.StatusOK)
 	_ = json.NewEncoder(w).Encode(body) // a client that is gone does not matter here
 	return http.StatusOK
-}
-
-// refusalLog writes at most one line a second and says how many it left out:
-// a sender that is wrong is wrong often.
-type refusalLog struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	last time.Time
-	more int // left out since last
-}
-
-func (l *refusalLog) note(receiver, peer string, status int, text string) {
-	l.mu.Lock()
-	now := time.Now()
-	if now.Sub(l.last) < time.Second {
-		l.more++
-		l.mu.Unlock()
-		return
-	}
-	more := l.more
-	l.last, l.more = now, 0
-	l.mu.Unlock()
-	const most = 500
-	if len(text) > most {
-		text = text[:most] + "..."
-	}
-	l.log.Warn("events refused", "receiver", receiver, "peer", peer, "status", status, "err", text, "more", more)
-}
-
-// metrics count what both handlers do.
-type metrics struct {
-	requests *prometheus.CounterVec
-	bytes    *prometheus.CounterVec
-	events   *prometheus.CounterVec
-	rejected *prometheus.CounterVec
-}
-
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
-	var errs []error
-	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_httpjson_" + name, Help: help}, labels)
-		if reg != nil {
-			errs = append(errs, reg.Register(c))
-		}
-		return c
-	}
-	m := &metrics{
-		requests: vec("requests_total", "Requests by receiver and status code.", "receiver", "code"),
-		bytes:    vec("body_bytes_total", "Bytes of request bodies, decompressed.", "receiver"),
-		events:   vec("events_total", "Events that were stored.", "receiver"),
-		rejected: vec("rejected_events_total", "Events that were refused, by reason.", "receiver", "reason"),
-	}
-	return m, errors.Join(errs...)
-}
-
-func (m *metrics) count(receiver string, code int, o *outcome) {
-	m.requests.WithLabelValues(receiver, strconv.Itoa(code)).Inc()
-	m.bytes.WithLabelValues(receiver).Add(float64(o.bytes))
-	m.events.WithLabelValues(receiver).Add(float64(o.stored))
-	for _, g := range o.rejected.Groups {
-		m.rejected.WithLabelValues(receiver, g.Reason.String()).Add(float64(g.Count))
-	}
 }

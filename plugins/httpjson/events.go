@@ -5,100 +5,105 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 
 	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/plugins/msgpack"
 	"github.com/loki-go/loki-go/proto/push"
 )
 
-// work is what one request needs; it is used again for others.
-type work struct {
-	body    []byte
-	form    []byte // decoded form fields
-	stream  mapping.Stream
-	rec     mapping.Record
-	st      *mapping.State
-	bl      *push.Builder
-	in      mapping.Input
-	arrival int64 // time of the next event that has none
+// format is how a body is to be read.
+type format uint8
+
+const (
+	formatNone format = iota // there is nothing in it
+	formatJSON
+	formatLines   // newline-delimited JSON
+	formatMsgpack // log events, one behind the other
+	formatText    // one line
+	formatForm    // the fields of one event
+)
+
+// format finds out what r.body, or its start, is.
+func (r *request) format() format {
+	kind := contentType(r.req.Header.Get("Content-Type"))
+	first := firstByte(r.body)
+	isJSON := first == '{' || first == '['
+	lines := strings.Contains(kind, "ndjson") || strings.Contains(kind, "jsonl") || strings.Contains(kind, "json-l")
+	binary := kind == "application/msgpack" || kind == "application/x-msgpack"
+	switch {
+	case !r.h.keep && r.h.agent == anyone && binary:
+		r.out.err = push.Errorf(push.Malformed, "Content-Type %s is not supported on %s, send JSON", kind, r.req.URL.Path)
+		return formatNone
+	case !r.h.keep && first == 0:
+		r.out.err = push.Errorf(push.Malformed, "empty body: no events")
+		return formatNone
+	case lines:
+		return formatLines
+	case strings.Contains(kind, "json") || r.h.agent == anyone:
+		return formatJSON
+	case len(r.body) == 0:
+		return formatNone
+	case binary:
+		return formatMsgpack
+	case kind == "text/plain":
+		return formatText
+	case isJSON:
+		return formatJSON
+	case kind == "application/x-www-form-urlencoded":
+		return formatForm
+	case r.h.agent == fluentBit && isMsgpack(r.body):
+		return formatMsgpack
+	}
+	return formatText
 }
 
-func newWork(st *mapping.State) *work { return &work{st: st, bl: push.NewBuilder(nil)} }
-
-// fill maps the events in w.body to w.bl.
-func (w *work) fill(h *handler, req *http.Request) outcome {
-	w.in = mapping.Input{Job: h.job}
-	for _, name := range h.cfg.TagHeaders {
-		if tag := req.Header.Get(name); tag != "" {
-			w.in.Tag = []byte(tag)
-			break
-		}
-	}
-	w.arrival = h.d.Now().UnixNano()
-
-	kind := contentType(req.Header.Get("Content-Type"))
-	first := firstByte(w.body)
-	var out outcome
-	switch {
-	case kind == "application/msgpack" || kind == "application/x-msgpack":
-		out.err = push.Errorf(push.Malformed, "Content-Type %s is not supported on %s, send JSON", kind, req.URL.Path)
-	case first == 0 && !(h.logstash && kind == "text/plain" && len(w.body) > 0):
-		out.err = push.Errorf(push.Malformed, "empty body: no events")
-	case h.logstash && kind == "text/plain":
-		w.rec.Nodes = append(w.rec.Nodes[:0],
-			mapping.Node{Kind: mapping.Map, End: 2},
-			mapping.Node{Kind: mapping.String, Key: []byte("message"), Str: w.body})
-		w.event(h)
-	case h.logstash && kind == "application/x-www-form-urlencoded" && first != '{' && first != '[':
-		w.form = parseForm(&w.rec, w.form[:0], w.body)
-		w.event(h)
-	default:
-		w.json(h, &out, strings.Contains(kind, "ndjson") || strings.Contains(kind, "jsonl") || strings.Contains(kind, "json-l"))
-	}
-	if n := int64(w.bl.Size()); out.err == nil && n > 2*int64(h.cfg.MaxDecoded) {
-		out.err = w.tooMuch(h)
-	}
-	return out
+// isMsgpack tells a log event as Fluent Bit has it from text: an array of two
+// that starts with a time or another array.
+func isMsgpack(p []byte) bool {
+	return len(p) > 1 && p[0] == 0x92 && (p[1] == 0x92 || p[1] == 0xd7 || p[1] == 0xc7 || p[1] == 0xcb || p[1] == 0xce || p[1] == 0xcf)
 }
 
 // json maps all values in the body.
-func (w *work) json(h *handler, out *outcome, lines bool) {
-	w.stream.Reset(w.body, lines)
-	for {
-		from := w.stream.Offset()
-		err := w.stream.Next(&w.rec)
+func (r *request) json(lines bool) {
+	r.stream.Reset(r.body, lines)
+	for r.out.err == nil {
+		from := r.stream.Offset()
+		more, err := r.value(r.body, from)
 		switch {
-		case err == io.EOF:
-			return
+		case err != nil && r.h.keep:
+			r.salvage(from)
 		case err != nil:
-			var se *mapping.SyntaxError
-			if errors.As(err, &se) && w.stream.Failed() {
-				out.broken = se
-				return
-			}
-			out.refuse(w.stream.Offset()-from, err.Error)
-		case w.rec.Nodes[0].Kind != mapping.Map:
-			kind := kindName(w.rec.Nodes[0].Kind)
-			out.refuse(w.stream.Offset()-from, func() string {
-				return fmt.Sprintf("event before offset %d is %s, not an object", w.stream.Offset(), kind)
-			})
-		default:
-			w.event(h)
+			errors.As(err, &r.out.broken)
 		}
-		if w.bl.Len()+out.rejected.Entries > h.cfg.MaxEvents || int64(w.bl.Size()) > 2*int64(h.cfg.MaxDecoded) {
-			out.err = w.tooMuch(h)
+		if !more {
 			return
 		}
 	}
 }
 
-func (w *work) tooMuch(h *handler) error {
-	if n := int64(w.bl.Size()); n > 2*int64(h.cfg.MaxDecoded) {
-		return push.Errorf(push.BodyTooLarge, "events take %d bytes with labels and metadata, limit %d", n, 2*int64(h.cfg.MaxDecoded))
+// value maps the next value of r.stream, which reads body and is at from. An
+// error says that what follows cannot be read.
+func (r *request) value(body []byte, from int) (more bool, err error) {
+	err = r.stream.Next(&r.rec)
+	switch {
+	case err == io.EOF:
+		return false, nil
+	case err != nil && r.stream.Failed():
+		return false, err
+	case err != nil:
+		r.refuse(push.Malformed, bytes.TrimSpace(body[from:r.stream.Offset()]), err.Error())
+	case r.rec.Nodes[0].Kind != mapping.Map:
+		why := fmt.Sprintf("event before offset %d is %s, not an object", r.stream.Offset(), kindName(r.rec.Nodes[0].Kind))
+		r.refuse(push.Malformed, trimValue(body[from:r.stream.Offset()]), why)
+	default:
+		r.event()
 	}
-	return push.Errorf(push.BodyTooLarge, "more than %d events in one request", h.cfg.MaxEvents)
+	return true, nil
 }
+
+// trimValue cuts off what may separate a value from the one before.
+func trimValue(p []byte) []byte { return bytes.TrimLeft(p, " \t\r\n,[]") }
 
 func kindName(k mapping.Kind) string {
 	switch k {
@@ -114,21 +119,58 @@ func kindName(k mapping.Kind) string {
 	return "a string"
 }
 
-// event maps the record.
-func (w *work) event(h *handler) {
-	ts, node := mapping.EventTime(&w.rec)
-	if node >= 0 {
-		w.rec.Nodes[node].Used = true
-	} else {
-		ts = w.arrival
-		w.arrival++
+// event maps the JSON event in r.rec.
+func (r *request) event() {
+	r.in.Meta = nil
+	if r.h.agent != fluentBit || !r.unwrap() {
+		ts, node := mapping.EventTime(&r.rec)
+		if node >= 0 {
+			r.rec.Nodes[node].Used = true
+			r.in.TS = ts
+		} else {
+			r.arrived()
+		}
 	}
-	if h.logstash {
-		w.in.LineKey = "message"
-		mapping.DropLogstash(&w.rec)
+	if r.h.agent == logstash {
+		r.in.LineKey = "message"
+		mapping.DropLogstash(&r.rec)
 	}
-	w.in.TS = ts
-	w.st.Map(&w.rec, &w.in, w.bl)
+	r.add(&r.rec)
+}
+
+// msgpack maps all events in the body.
+func (r *request) msgpack() {
+	r.events.OnDrop = func(why msgpack.Drop, piece []byte) {
+		r.refuse(push.Malformed, piece, "msgpack: "+why.String())
+	}
+	now := r.arrival
+	for r.events.Reset(r.body, now); r.out.err == nil && r.events.Next(); {
+		if r.in.TS = r.events.TS; r.in.TS == now {
+			r.arrived()
+		}
+		r.in.Meta = r.events.Meta
+		r.add(&r.events.Record)
+	}
+}
+
+// text maps the body as one line.
+func (r *request) text() {
+	r.rec.Nodes = append(r.rec.Nodes[:0],
+		mapping.Node{Kind: mapping.Map, End: 2},
+		mapping.Node{Kind: mapping.String, Key: []byte("message"), Str: r.body})
+	r.in.LineKey = "message"
+	r.arrived()
+	r.add(&r.rec)
+}
+
+// fields maps the body as the fields of a form.
+func (r *request) fields() {
+	var all bool
+	if r.form, all = parseForm(&r.rec, r.form[:0], r.body); !all {
+		r.refuse(push.Malformed, r.body, fmt.Sprintf("form: more than %d fields in one event", mapping.MaxNodes-1))
+		return
+	}
+	r.event()
 }
 
 // contentType returns the media type without parameters, in lower case.
@@ -143,53 +185,4 @@ func firstByte(p []byte) byte {
 		return p[0]
 	}
 	return 0
-}
-
-// parseForm reads body as the fields of one record. A percent sign that no two
-// hex digits follow stands for itself. buf takes what is decoded.
-func parseForm(rec *mapping.Record, buf, body []byte) []byte {
-	rec.Nodes = append(rec.Nodes[:0], mapping.Node{Kind: mapping.Map})
-	for more := true; more && len(rec.Nodes) < mapping.MaxNodes; {
-		var field []byte
-		field, body, more = bytes.Cut(body, []byte{'&'})
-		if len(field) == 0 {
-			continue
-		}
-		k, v, _ := bytes.Cut(field, []byte{'='})
-		from := len(buf)
-		buf = appendDecoded(buf, k)
-		mid := len(buf)
-		buf = appendDecoded(buf, v)
-		to := len(buf)
-		rec.Nodes = append(rec.Nodes, mapping.Node{Kind: mapping.String, Key: buf[from:mid:mid], Str: buf[mid:to:to]})
-	}
-	rec.Nodes[0].End = int32(len(rec.Nodes))
-	return buf
-}
-
-func appendDecoded(dst, s []byte) []byte {
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch c {
-		case '+':
-			c = ' '
-		case '%':
-			if i+2 < len(s) && hex(s[i+1]) >= 0 && hex(s[i+2]) >= 0 {
-				c = byte(hex(s[i+1])<<4 | hex(s[i+2]))
-				i += 2
-			}
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
-func hex(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return int(c|0x20-'a') + 10
-	}
-	return -1
 }

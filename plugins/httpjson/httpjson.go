@@ -1,40 +1,78 @@
-// Package httpjson receives log events as JSON over HTTP: from Logstash's http
-// output, Fluent Bit's, Vector's, or curl.
+// Package httpjson receives log events over HTTP: as JSON from Logstash's http
+// output, Fluent Bit's, Vector's, or curl, and as Fluent Bit's MessagePack.
 //
 //	POST or PUT /ingest/logstash
+//	POST or PUT /ingest/fluentbit
 //	POST or PUT /ingest/json
 //
-// A body is any mix of objects and arrays of objects, with or without white
-// space between them, so one object, an array, NDJSON and concatenated objects
-// all are. It may be compressed (see package httpbody). /ingest/logstash also
-// takes Logstash's other formats: text/plain, where the body is one line, and
-// application/x-www-form-urlencoded, where it is the fields of one event. A
-// body of the latter type that starts with { or [ is JSON: curl -d says so.
+// A JSON body is any mix of objects and arrays of objects, with or without
+// white space between them, so one object, an array, NDJSON and concatenated
+// objects all are. It may be compressed (see package httpbody).
 //
-// Each event is mapped as package mapping says, with the label job="logstash"
-// or job="json". Its time is the first of the top-level fields @timestamp,
-// timestamp, time, ts, date, _time that can be read as one; a number must be
-// after March 1973 in the unit that its size suggests, so that a duration is
-// not taken for a time. An event without one gets the time of arrival, each
-// event of a request 1 ns after the one before. On /ingest/logstash @version
-// is dropped, and so is event.original where it repeats message.
+// Each event is mapped as package mapping says, with the label job="logstash",
+// job="fluentbit" or job="json". X-Scope-OrgID names the tenant, one of
+// Config.TagHeaders the tag. The time of an event is mapping.EventTime; one
+// without gets the time of arrival, each of a request 1 ns after the one before.
 //
-// # Answers
+// # Logstash
+//
+// The formats json and json_batch are JSON; message (text/plain) is one line,
+// form (application/x-www-form-urlencoded) the fields of one event, or JSON if
+// it starts with { or [. With any other content type a body that starts like
+// JSON is JSON, else a line. @version is dropped, and so is event.original where
+// it repeats message.
+//
+// # Fluent Bit
+//
+// The formats json, json_lines, json_stream and msgpack give the same events,
+// as far as the formats have the same: JSON has microseconds only, and binary
+// values as text in which the characters U+E000 to U+E0FF stand for bytes that
+// are no UTF-8; they are kept as they are. What Fluent Bit adds to a JSON event
+// is taken out of it: json_date_key, which comes first, is the time;
+// __internal__ holds metadata of the event and of its OTLP group, which become
+// structured metadata by the rules of msgpack.Events.
+//
+// # Answers of /ingest/json
 //
 //	204  all events are durable; also for an empty array
-//	200  some were refused, the others are durable: {"stored":2,"rejected":1,
+//	200  some were refused for good, the others are durable:
+//	     {"stored":2,"rejected":1,
 //	     "errors":[{"reason":"line_too_long","count":1,"first":"..."}]}
 //	400  all were refused; or the body is broken, and the text says where and
 //	     how many events before that place are durable
 //	401, 413, 429, 503 as push.Reason.Status has them, with Retry-After; nothing
-//	     is known to be stored
+//	     is known to be stored, or some were refused that may pass later
 //
 // Senders drop a request that is answered with 400, so what can be read of a
 // broken body is stored. With Content-Type application/x-ndjson (or jsonl) a
 // broken line is refused alone and reading goes on behind it.
 //
-// X-Scope-OrgID names the tenant. Idempotency-Key or X-Request-Id identifies a
-// push that is sent again.
+// # Answers to Logstash and Fluent Bit
+//
+// Both drop a request at any other code than 2xx (Fluent Bit: up to 205) and
+// those that they repeat, which 429 and 503 are for both; Logstash repeats for
+// ever. Neither can do anything about a single event. So, and on /ingest/json
+// with the query ?refused=keep too:
+//
+//	204  all events are durable
+//	200  the others are (body as above); what was refused for good, or could not
+//	     be read, is in the dead-letter stream of the tenant
+//	429, 503  not now; 503, with a line in the log at level error, also where
+//	     the configuration on either side must change first: no or a bad tenant,
+//	     an unknown Content-Encoding, a body beyond all limits
+//
+// Behind a broken event reading goes on where the next one seems to start. A
+// body larger than Config.MaxDecoded is worked on in pieces, if it is JSON and
+// sent plain or in gzip, up to Config.MaxRequest; of an event that is itself
+// larger than MaxDecoded the start is a dead letter.
+//
+// # Retries
+//
+// A push has an id, by which ingesters know it when it is sent again: from
+// Idempotency-Key or X-Request-Id, else from the content, if each event of it
+// has a time of its own. Two such requests that are equal could not be told
+// apart by a query either; events without a time in them can be equal and
+// different, so those have no id.
 //
 // A Receiver has no goroutines of its own and needs no closing. Its handlers
 // may be called concurrently; the memory of a request is bounded by Config.
@@ -51,7 +89,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/loki-go/loki-go/plugins/httpbody"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -75,12 +112,13 @@ type Deps struct {
 	Now     func() time.Time      // nil: time.Now
 }
 
-// Receiver serves both paths.
+// Receiver serves all paths.
 type Receiver struct {
 	d       Deps
 	cfg     Config
 	metrics *metrics
-	refused refusalLog
+	refused noteLog
+	config  noteLog
 	work    sync.Pool // *work
 }
 
@@ -100,100 +138,95 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 		return nil, fmt.Errorf("httpjson: register metrics: %w", err)
 	}
 	r := &Receiver{d: d, cfg: cfg, metrics: m}
-	r.refused.log = d.Log
+	r.refused = noteLog{log: d.Log, level: slog.LevelWarn, msg: "events refused"}
+	r.config = noteLog{log: d.Log, level: slog.LevelError, msg: "events cannot be taken before the configuration is changed; the sender keeps them and tries again"}
 	r.work.New = func() any { return newWork(d.Mapper.Acquire()) }
 	return r, nil
 }
 
-// Register adds both paths to mux.
+// Register adds all paths to mux.
 func (r *Receiver) Register(mux *http.ServeMux) {
 	mux.Handle("/ingest/logstash", r.Logstash())
+	mux.Handle("/ingest/fluentbit", r.FluentBit())
 	mux.Handle("/ingest/json", r.JSON())
 }
 
 // Logstash returns the handler of /ingest/logstash.
-func (r *Receiver) Logstash() http.Handler { return &handler{r, "logstash", true} }
+func (r *Receiver) Logstash() http.Handler {
+	return &handler{Receiver: r, job: "logstash", agent: logstash, keep: true}
+}
+
+// FluentBit returns the handler of /ingest/fluentbit.
+func (r *Receiver) FluentBit() http.Handler {
+	return &handler{Receiver: r, job: "fluentbit", agent: fluentBit, keep: true}
+}
 
 // JSON returns the handler of /ingest/json.
-func (r *Receiver) JSON() http.Handler { return &handler{r, "json", false} }
+func (r *Receiver) JSON() http.Handler { return &handler{Receiver: r, job: "json"} }
 
+// agent is whose events a path expects.
+type agent uint8
+
+const (
+	anyone agent = iota
+	logstash
+	fluentBit
+)
+
+// handler serves one path.
 type handler struct {
 	*Receiver
-	job      string
-	logstash bool
+	job   string
+	agent agent
+	keep  bool // no single event is refused to the sender, see the package comment
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.Method != http.MethodPost && req.Method != http.MethodPut {
+	if !h.takes(req) {
 		w.Header().Set("Allow", "POST, PUT")
 		http.Error(w, "method not allowed: use POST", http.StatusMethodNotAllowed)
 		return
 	}
+	if !h.keep && req.URL.RawQuery != "" && req.URL.Query().Get("refused") == "keep" {
+		kept := *h
+		kept.keep = true
+		h = &kept
+	}
 	out := h.ingest(req)
-	code := out.write(w)
+	code := h.answer(w, &out)
 	h.metrics.count(h.job, code, &out)
+	h.log(req, code, &out)
+}
+
+// takes reports whether the method is one to send events with. Logstash can be
+// told to use any, and would drop what is answered with 405.
+func (h *handler) takes(req *http.Request) bool {
+	return req.Method == http.MethodPost || req.Method == http.MethodPut || h.keep && req.ContentLength != 0
+}
+
+func (h *handler) log(req *http.Request, code int, o *outcome) {
+	var refused *push.Error
+	known := errors.As(o.err, &refused)
 	switch {
-	case errors.Is(out.err, httpbody.ErrDisconnected) || req.Context().Err() != nil:
-	case code >= 500 && code != http.StatusServiceUnavailable:
-		h.d.Log.Error("push failed", "receiver", h.job, "peer", req.RemoteAddr, "err", out.err)
-	case out.err != nil || out.broken != nil || out.rejected.Entries > 0:
-		h.refused.note(h.job, req.RemoteAddr, code, out.text())
+	case o.disconnected() || req.Context().Err() != nil:
+	case o.err != nil && (!known || refused.Reason == push.Internal):
+		h.d.Log.Error("push failed", "receiver", h.job, "peer", req.RemoteAddr, "status", code, "err", o.err)
+	case o.err != nil && h.keep && !refused.Reason.Retryable():
+		h.config.note(h.job, req.RemoteAddr, code, o.text()+hint(refused.Reason))
+	case o.err != nil || o.broken != nil || o.rejected.Entries > 0:
+		h.refused.note(h.job, req.RemoteAddr, code, o.text())
 	}
 }
 
-// ingest reads, maps and pushes the events of req.
-func (h *handler) ingest(req *http.Request) outcome {
-	ctx := req.Context()
-	var held []func()
-	defer func() {
-		for _, release := range held {
-			release()
-		}
-	}()
-	w := h.work.Get().(*work)
-	var err error
-	w.body, err = httpbody.Options{
-		MaxWire: int64(h.cfg.MaxBody), MaxDecoded: int64(h.cfg.MaxDecoded),
-		Admit: func(n int64) error {
-			release, err := h.d.Sink.Admit(ctx, n)
-			if err == nil {
-				held = append(held, release)
-			}
-			return err
-		},
-	}.Read(req, w.body[:0])
-	if err != nil {
-		h.put(w)
-		return outcome{err: err}
+// hint says what to change.
+func hint(r push.Reason) string {
+	switch r {
+	case push.NoTenant:
+		return ": have the sender set the header X-Scope-OrgID, or switch auth.enabled off"
+	case push.InvalidTenant:
+		return ": the sender's header X-Scope-OrgID must change"
+	case push.BodyTooLarge:
+		return ": have the sender make smaller requests, or raise json.max-request, json.max-decoded or json.max-body"
 	}
-	b := push.Get()
-	defer b.Release()
-	w.bl.Reset(b)
-	out := w.fill(h, req)
-	out.bytes = len(w.body)
-	if out.err == nil && w.bl.Len() > 0 {
-		w.bl.Finish()
-		b.Tenant = req.Header.Get(httpbody.TenantHeader)
-		b.Receiver = h.job
-		b.ID = httpbody.PushID(req.Header, w.body)
-	}
-	h.put(w)
-	if out.err == nil && len(b.Entries) > 0 {
-		out.pushed(h.d.Sink.Push(ctx, b), len(b.Entries))
-	}
-	return out
-}
-
-// What a work may keep allocated in the pool.
-const (
-	maxPooledBody  = 8 << 20
-	maxPooledNodes = 16 << 10
-)
-
-func (r *Receiver) put(w *work) {
-	if cap(w.body) > maxPooledBody || cap(w.rec.Nodes) > maxPooledNodes || w.bl.Size() > 2*maxPooledBody || w.bl.Len() > maxPooledBody/64 {
-		r.d.Mapper.Release(w.st)
-		return
-	}
-	r.work.Put(w)
+	return ""
 }

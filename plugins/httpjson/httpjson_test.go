@@ -1,20 +1,15 @@
 package httpjson
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
@@ -36,7 +31,9 @@ const arrival = 1_800_000_000_000_000_001
 type sink struct {
 	mu       sync.Mutex
 	entries  []string
-	batches  []push.Batch // tenant, receiver and id only
+	dead     []string
+	left     int          // dead letters that were too many
+	batches  []push.Batch // tenant, receiver, id and what is kept only
 	admitted int64
 	held     int64
 	admitErr error
@@ -57,12 +54,16 @@ func (s *sink) Admit(_ context.Context, n int64) (func(), error) {
 func (s *sink) Push(_ context.Context, b *push.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.batches = append(s.batches, push.Batch{Tenant: b.Tenant, Receiver: b.Receiver, ID: b.ID})
+	s.batches = append(s.batches, push.Batch{Tenant: b.Tenant, Receiver: b.Receiver, ID: b.ID, KeepRefused: b.KeepRefused})
 	if s.answer != nil {
 		if err := s.answer(b); err != nil {
 			return err
 		}
 	}
+	for _, d := range b.Dead {
+		s.dead = append(s.dead, fmt.Sprintf("%s %s: %s", d.Reason, d.Text, d.Raw))
+	}
+	s.left += b.DeadLeft
 	for i := range b.Streams {
 		st := &b.Streams[i]
 		for j := range b.StreamEntries(st) {
@@ -114,129 +115,14 @@ func do(h http.Handler, req *http.Request) *httptest.ResponseRecorder {
 	return rec
 }
 
-// captured returns a request as a client sent it, but to path.
-func captured(t testing.TB, name, path string) *http.Request {
-	t.Helper()
-	raw, err := os.ReadFile("testdata/" + name + ".req0.bin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.URL.Path, req.URL.RawQuery = path, ""
-	return req
-}
-
-const (
-	msg  = "GET /índex 200 日本 😀"
-	meta = ` | bytes=1234 | duration=0.25 | host_name=web-1 | log_file_path=/var/log/app.log | ok=true | tags=["prod","edge"]`
-)
-
-func TestLogstashFixtures(t *testing.T) {
-	f := func(name string, want ...string) {
-		t.Helper()
-		s := &sink{}
-		if rec := do(mux(newReceiver(t, s, nil)), captured(t, name, "/ingest/logstash")); rec.Code != 204 || rec.Body.Len() > 0 {
-			t.Fatalf("%s: %d %s", name, rec.Code, rec.Body)
-		}
-		if !reflect.DeepEqual(s.entries, want) {
-			t.Fatalf("%s:\n got %q\nwant %q", name, s.entries, want)
-		}
-		if s.held != 0 || s.admitted == 0 {
-			t.Fatalf("%s: %d bytes admitted, %d still held", name, s.admitted, s.held)
-		}
-	}
-	first := `{job="logstash"} 1790000000123456789 ` + msg + meta
-	batch := []string{
-		first,
-		`{job="logstash"} 1790000001500000000 {broken json | host_name=web-1 | tags=["_jsonparsefailure"]`,
-		`{job="logstash"} 1790000002000000000 non-ECS event, host is a string | host=legacy-host | type=syslog`,
-	}
-	f("constructed_logstash_json", first)
-	f("constructed_logstash_json_batch", batch...)
-	f("constructed_logstash_json_batch_gzip", batch...)
-	f("constructed_logstash_message", fmt.Sprintf(`{job="logstash"} %d %s`, int64(arrival), msg))
-	f("constructed_logstash_form", `{job="logstash"} 1790000000123456789 `+msg+
-		` | bytes=1234 | duration=0.25 | event={'original': '`+msg+`'} | host={'name': 'web-1'} | log={'file': {'path': '/var/log/app.log'}}`+
-		` | nil=None | ok=True | tags=['prod', 'edge']`)
-}
-
-func TestFluentBitFixtures(t *testing.T) {
-	files, err := filepath.Glob("testdata/flb_http_*.req0.bin")
-	if err != nil || len(files) < 12 {
-		t.Fatalf("%d fixtures, %v", len(files), err)
-	}
-	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".req0.bin")
-		if name == "flb_http_msgpack" {
-			continue
-		}
-		s := &sink{}
-		rec := do(mux(newReceiver(t, s, nil)), captured(t, name, "/ingest/json"))
-		if rec.Code != 204 {
-			t.Fatalf("%s: %d %s", name, rec.Code, rec.Body)
-		}
-		// The first record: its own time has ns, so it wins over Fluent Bit's.
-		ts := int64(1790000000123456789)
-		if name == "flb_http_json_lines_date_iso" { // there its own is @timestamp
-			ts = 1790000000123456000
-		}
-		first := fmt.Sprintf(`{app="web", container="web", job="json", namespace="default", service_name="wéb-ü"} %d `, ts) +
-			"GET /índex?q=日本語 HTTP/1.1 200 😀\n"
-		if !strings.HasPrefix(s.entries[0], first) {
-			t.Fatalf("%s: first entry %q", name, s.entries[0])
-		}
-		for _, want := range []string{" | kubernetes_pod_name=web-7c9b", " | kubernetes_labels_pod_template_hash=7c9b", " | stream=stdout"} {
-			if !strings.Contains(s.entries[0], want) {
-				t.Fatalf("%s: no %q in %q", name, want, s.entries[0])
-			}
-		}
-		if n := len(s.entries); name != "flb_http_metadata_json" && n != 6 {
-			t.Fatalf("%s: %d entries", name, n)
-		}
-		all := strings.Join(s.entries, "\n")
-		if !strings.Contains(all, `"u64":18446744073709551615`) {
-			t.Fatalf("%s: no JSON line of the third record in %s", name, all)
-		}
-	}
-}
-
-// The times of all formats that Fluent Bit has, to the digit.
-func TestFluentBitTimes(t *testing.T) {
-	f := func(name string, want ...int64) {
-		t.Helper()
-		s := &sink{}
-		if rec := do(mux(newReceiver(t, s, nil)), captured(t, name, "/ingest/json")); rec.Code != 204 {
-			t.Fatalf("%s: %d %s", name, rec.Code, rec.Body)
-		}
-		all := strings.Join(s.entries, "\n")
-		for _, ts := range want {
-			if !strings.Contains(all, fmt.Sprintf(" %d ", ts)) {
-				t.Fatalf("%s: no entry at %d in\n%s", name, ts, all)
-			}
-		}
-	}
-	f("flb_http_json", 1790000001e9, 1790000002000005000, 1790000002000006000, 1790000003000007000)
-	f("flb_http_json_date_double", 1790000001e9, 1790000002000005000)
-	f("flb_http_json_date_epoch", 1790000001e9, 1790000002e9)
-	f("flb_http_json_date_epoch_ms", 1790000001e9, 1790000001999e6, 1790000002e9)
-	f("flb_http_json_date_java_sql_timestamp", 1790000001e9, 1790000001999999e3, 1790000002000005e3)
-	f("flb_http_json_lines_date_iso", 1790000001e9, 1790000001999999e3, 1790000002000005e3)
-	f("flb_http_json_date_off", 1790000000123456789, arrival, arrival+1, arrival+2, arrival+3, arrival+4)
-}
-
 func TestTenantTagAndID(t *testing.T) {
 	s := &sink{}
 	h := mux(newReceiver(t, s, nil))
-	if rec := do(h, captured(t, "flb_http_headers_auth", "/ingest/json")); rec.Code != 204 {
-		t.Fatalf("%d %s", rec.Code, rec.Body)
-	}
-	if b := &s.batches[0]; b.Tenant != "tenant-1" || b.Receiver != "json" || b.ID != (push.ID{}) {
+	do(h, post("/ingest/json", `{"log":"1"}`, "X-Scope-OrgID", "tenant-1", "X-FLB-Tag", "a.b"))
+	if b := &s.batches[0]; b.Tenant != "tenant-1" || b.Receiver != "json" || b.ID != (push.ID{}) || b.KeepRefused {
 		t.Fatalf("%+v", b)
 	}
-	if tag := " | tag=kube.var.log.containers.web-7c9b_default_web-0a1b2c.log"; strings.Count(strings.Join(s.entries, "\n"), tag) != 6 {
+	if !strings.HasSuffix(s.entries[0], " | tag=a.b") {
 		t.Fatalf("tag is missing: %q", s.entries)
 	}
 	ids := map[push.ID]bool{}
@@ -333,7 +219,7 @@ func TestRefusedBodies(t *testing.T) {
 	const path, js = "/ingest/json", "application/json"
 	f(path, ``, js, 400, 0, `empty body: no events`)
 	f(path, " \n", js, 400, 0, `empty body: no events`)
-	f("/ingest/logstash", ``, "text/plain", 400, 0, `empty body: no events`)
+	f("/ingest/logstash", ``, "text/plain", 204, 0, ``)
 	f(path, `hello`, js, 400, 0, `json: expected a value, found 'h' at offset 0; 0 events before it are stored`)
 	f(path, `{"log":"a"}{"log":"b"`, js, 400, 1, `json: unexpected end of input at offset 21; 1 events before it are stored`)
 	f(path, `[{"log":"a"},{"log":"b"},{log}]`, js, 400, 2, `json: expected a key in double quotes, found 'l' at offset 26; 2 events before it are stored`)
@@ -389,7 +275,8 @@ func TestEncodings(t *testing.T) {
 				t.Fatalf("%s: %d %s, %q", name, rec.Code, rec.Body, s.entries)
 			}
 			if name != "identity" {
-				if rec := do(mux(newReceiver(t, &sink{}, nil)), post(path, wire[:len(wire)/2], "Content-Encoding", name)); rec.Code != 400 {
+				want := map[string]int{"/ingest/json": 400, "/ingest/logstash": 503}[path]
+				if rec := do(mux(newReceiver(t, &sink{}, nil)), post(path, wire[:len(wire)/2], "Content-Encoding", name)); rec.Code != want {
 					t.Fatalf("%s cut short: %d %s", name, rec.Code, rec.Body)
 				}
 			}
@@ -445,39 +332,6 @@ func TestBombs(t *testing.T) {
 	f("long names", strings.Repeat(blowUp, 600), "with labels and metadata, limit 8388608")
 }
 
-func TestSinkAnswers(t *testing.T) {
-	const body = `{"log":"a"}{"log":"b"}`
-	f := func(s *sink, body string, wantCode int, wantText, wantRetry string) {
-		t.Helper()
-		rec := do(mux(newReceiver(t, s, nil)), post("/ingest/logstash", body))
-		if rec.Code != wantCode || strings.TrimSpace(rec.Body.String()) != wantText || rec.Header().Get("Retry-After") != wantRetry {
-			t.Fatalf("got %d %q Retry-After %q\nwant %d %q %q", rec.Code, rec.Body, rec.Header().Get("Retry-After"), wantCode, wantText, wantRetry)
-		}
-		if s.held != 0 {
-			t.Fatalf("%d bytes still held", s.held)
-		}
-	}
-	answer := func(err error) *sink { return &sink{answer: func(*push.Batch) error { return err }} }
-	rejected := func(n int, r push.Reason, text string) *push.Rejected {
-		rej := &push.Rejected{Total: 2}
-		rej.Add(r, "{}", n, 10, func() string { return text })
-		return rej
-	}
-	f(answer(rejected(1, push.LineTooLong, "line of 9 bytes, limit 8")), body, 200,
-		`{"stored":1,"rejected":1,"errors":[{"reason":"line_too_long","count":1,"first":"line of 9 bytes, limit 8"}]}`, "")
-	f(answer(rejected(1, push.TooOld, "too old")), body+`5`, 200,
-		`{"stored":1,"rejected":2,"errors":[{"reason":"malformed","count":1,"first":"event before offset 23 is a number, not an object"},{"reason":"greater_than_max_sample_age","count":1,"first":"too old"}]}`, "")
-	f(answer(rejected(2, push.TooOld, "too old")), body, 400, `2 errors like: too old (2 of 2 entries refused, the rest is stored)`, "")
-	f(answer(rejected(2, push.StreamLimit, "streams")), body, 429, `2 errors like: streams (2 of 2 entries refused, the rest is stored)`, "1")
-	f(answer(&push.Error{Reason: push.RateLimited, Msg: "rate", RetryAfter: 7 * time.Second}), body, 429, `rate`, "7")
-	f(answer(&push.Error{Reason: push.DiskLow, Msg: "disk"}), body, 503, `disk`, "1")
-	f(answer(&push.Error{Reason: push.NoTenant, Msg: "no org id"}), body, 401, `no org id`, "")
-	f(answer(errors.New("boom")), body, 500, `boom`, "")
-	// What was read of a broken body is not known to be stored: try again.
-	f(answer(&push.Error{Reason: push.NoQuorum, Msg: "quorum"}), body+`{`, 503, `quorum`, "1")
-	f(&sink{admitErr: &push.Error{Reason: push.Overloaded, Msg: "full", RetryAfter: time.Second}}, body, 503, `full`, "1")
-}
-
 // A request that is sent again gives the same entries, equal events of a coarse
 // clock included.
 func TestRetry(t *testing.T) {
@@ -507,6 +361,7 @@ func TestDisconnect(t *testing.T) {
 	s := &sink{}
 	r := newReceiver(t, s, nil)
 	r.refused.log = slog.New(slog.NewTextHandler(&logs, nil))
+	r.config.log = r.refused.log
 	req := httptest.NewRequest("POST", "/ingest/json", io.MultiReader(strings.NewReader(`{"log":"a"}`), brokenReader{}))
 	if rec := do(mux(r), req); rec.Code != 503 || len(s.entries) > 0 || s.held != 0 {
 		t.Fatalf("%d %s, %q", rec.Code, rec.Body, s.entries)
@@ -540,7 +395,7 @@ func TestLogAndMetrics(t *testing.T) {
 	for range 50 {
 		do(h, post("/ingest/json", `{"log":"secret"} 1`))
 	}
-	do(h, post("/ingest/logstash", `x`))
+	do(h, post("/ingest/logstash", `[{"log":"a"},{"secret"}]`))
 	if n := strings.Count(logs.String(), "\n"); n == 0 || n > 5 || strings.Contains(logs.String(), "secret") {
 		t.Fatalf("%d log lines: %s", n, &logs)
 	}
@@ -559,10 +414,10 @@ func TestLogAndMetrics(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"loki_go_httpjson_requests_total 204 json": 1, "loki_go_httpjson_requests_total 200 json": 50, "loki_go_httpjson_requests_total 400 logstash": 1,
-		"loki_go_httpjson_body_bytes_total json": 27 + 50*18, "loki_go_httpjson_body_bytes_total logstash": 1,
-		"loki_go_httpjson_events_total json": 52, "loki_go_httpjson_events_total logstash": 0,
-		"loki_go_httpjson_rejected_events_total malformed json": 50,
+		"loki_go_httpjson_requests_total 204 json": 1, "loki_go_httpjson_requests_total 200 json": 50, "loki_go_httpjson_requests_total 200 logstash": 1,
+		"loki_go_httpjson_body_bytes_total json": 27 + 50*18, "loki_go_httpjson_body_bytes_total logstash": 24,
+		"loki_go_httpjson_events_total json": 52, "loki_go_httpjson_events_total logstash": 1,
+		"loki_go_httpjson_rejected_events_total malformed json": 50, "loki_go_httpjson_rejected_events_total malformed logstash": 1,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got  %v\nwant %v", got, want)
@@ -573,7 +428,7 @@ func TestConfig(t *testing.T) {
 	if errs := DefaultConfig().Validate(); len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	if errs := (Config{MaxDecoded: 1 << 40}).Validate(); len(errs) != 3 {
+	if errs := (Config{MaxDecoded: 1 << 40}).Validate(); len(errs) != 4 {
 		t.Fatalf("%v", errs)
 	}
 	if _, err := New(Deps{}, Config{}); err == nil {
@@ -612,144 +467,3 @@ func TestConcurrent(t *testing.T) {
 		t.Fatalf("%d entries, %d bytes held", len(seen), s.held)
 	}
 }
-
-// FuzzBody looks for panics, and holds what is stored and refused against the
-// body, read by encoding/json.
-func FuzzBody(f *testing.F) {
-	files, err := filepath.Glob("testdata/*.bin")
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		head, body, _ := bytes.Cut(raw, []byte("\r\n\r\n"))
-		kind := "application/json"
-		for _, k := range []string{"application/x-www-form-urlencoded", "text/plain", "application/x-ndjson"} {
-			if bytes.Contains(head, []byte(k)) {
-				kind = k
-			}
-		}
-		f.Add(body, kind, true)
-	}
-	for _, s := range []string{`{}`, `[]`, `[1,{"time":1e9}]`, `{"event":{"original":"m"},"message":"m"}`, `a=1&b=%zz&&=`, "{\"log\":\"a\"}\n{\n{\"log\":\"b\"}"} {
-		f.Add([]byte(s), "application/x-ndjson", false)
-	}
-	f.Fuzz(func(t *testing.T, body []byte, kind string, logstash bool) {
-		s := &sink{}
-		r := newReceiver(t, s, nil)
-		path := "/ingest/json"
-		if logstash {
-			path = "/ingest/logstash"
-		}
-		rec := do(mux(r), post(path, string(body), "Content-Type", kind))
-		switch rec.Code {
-		case 200, 204, 400:
-		default:
-			t.Fatalf("%d %s", rec.Code, rec.Body)
-		}
-		if s.held != 0 {
-			t.Fatalf("%d bytes still held", s.held)
-		}
-		if strings.Contains(kind, "form") || strings.Contains(kind, "plain") || strings.Contains(kind, "msgpack") {
-			return
-		}
-		// Objects of a body that encoding/json takes too, if they are not deep.
-		if !json.Valid(body) || bytes.Count(body, []byte("{"))+bytes.Count(body, []byte("[")) > mapping.MaxDepth {
-			return
-		}
-		var v any
-		if err := json.Unmarshal(body, &v); err != nil {
-			return // a number beyond float64
-		}
-		list, ok := v.([]any)
-		if !ok {
-			list = []any{v}
-		}
-		objects := 0
-		for _, e := range list {
-			if _, ok := e.(map[string]any); ok {
-				objects++
-			}
-		}
-		if len(s.entries) != objects {
-			t.Fatalf("%d of %d objects stored: %d %s", len(s.entries), objects, rec.Code, rec.Body)
-		}
-	})
-}
-
-type nullSink struct{}
-
-func (nullSink) Admit(context.Context, int64) (func(), error) { return func() {}, nil }
-func (nullSink) Push(context.Context, *push.Batch) error      { return nil }
-
-// events returns a body like Logstash's json_batch.
-func events(n int) []byte {
-	var b bytes.Buffer
-	b.WriteByte('[')
-	for i := range n {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		line := fmt.Sprintf("10.0.%d.%d - - [21/Sep/2026:14:13:%02d +0000] \\\"GET /api/v1/items/%d?page=%d HTTP/1.1\\\" 200 %d \\\"-\\\" \\\"Mozilla/5.0 (X11; Linux x86_64)\\\"", i%256, i*7%256, i%60, i*7919%100000, i%9, 200+i*31%9000)
-		fmt.Fprintf(&b, `{"@timestamp":"2026-09-21T14:13:%02d.%09dZ","@version":"1","message":"%s","event":{"original":"%[3]s"},`+
-			`"host":{"name":"web-%d"},"log":{"file":{"path":"/var/log/nginx/access.log"}},"service":{"name":"shop-%d"},"tags":["prod","edge"],"bytes":%d,"duration":0.%d}`,
-			i%60, i*1234567%1e9, line, i%4, i%3, i*31, i)
-	}
-	b.WriteByte(']')
-	return b.Bytes()
-}
-
-// BenchmarkHandler is a whole request of 125 events, from the body in memory
-// to the sink, compression of the batch included.
-func BenchmarkHandler(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		gz   bool
-	}{{"identity", false}, {"gzip", true}} {
-		b.Run(c.name, func(b *testing.B) {
-			plain := events(125)
-			wire := plain
-			if c.gz {
-				var gz bytes.Buffer
-				w := gzip.NewWriter(&gz)
-				_, _ = w.Write(plain)
-				_ = w.Close()
-				wire = gz.Bytes()
-			}
-			h := newReceiver(b, nullSink{}, nil).Logstash()
-			req := httptest.NewRequest("POST", "/ingest/logstash", nil)
-			req.Header.Set("Content-Type", "application/json")
-			req.ContentLength = int64(len(wire))
-			if c.gz {
-				req.Header.Set("Content-Encoding", "gzip")
-			}
-			body := bytes.NewReader(nil)
-			b.SetBytes(int64(len(plain)))
-			b.ReportAllocs()
-			n := 0
-			for b.Loop() {
-				body.Reset(wire)
-				req.Body = io.NopCloser(body)
-				w := answer{header: http.Header{}}
-				h.ServeHTTP(&w, req)
-				if w.code != 204 {
-					b.Fatal(w.code)
-				}
-				n += 125
-			}
-			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
-		})
-	}
-}
-
-type answer struct {
-	header http.Header
-	code   int
-}
-
-func (a *answer) Header() http.Header         { return a.header }
-func (a *answer) WriteHeader(code int)        { a.code = code }
-func (a *answer) Write(p []byte) (int, error) { return len(p), nil }

@@ -1,0 +1,256 @@
+package httpjson
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/loki-go/loki-go/plugins/httpbody"
+	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/plugins/msgpack"
+	"github.com/loki-go/loki-go/proto/push"
+)
+
+// work is memory that one request after the other uses.
+type work struct {
+	body    []byte // of the request, or the piece of it that is worked on
+	form    []byte // decoded form fields
+	stream  mapping.Stream
+	rec     mapping.Record
+	events  msgpack.Events
+	flb     flbWork
+	st      *mapping.State
+	batches mapping.Batches
+	in      mapping.Input
+	hash    xxhash.Digest
+}
+
+func newWork(st *mapping.State) *work { return &work{st: st} }
+
+// What a work may keep allocated in the pool.
+const (
+	maxPooledBody  = 8 << 20
+	maxPooledNodes = 16 << 10
+)
+
+func (r *Receiver) put(w *work) {
+	w.batches.Reset()
+	w.in = mapping.Input{}
+	if cap(w.body) > maxPooledBody || cap(w.form) > maxPooledBody || cap(w.rec.Nodes) > maxPooledNodes ||
+		cap(w.events.Record.Nodes) > maxPooledNodes || w.flb.size() > maxPooledNodes {
+		r.d.Mapper.Release(w.st)
+		return
+	}
+	w.events.Reset(nil, 0)
+	w.events.OnDrop = nil
+	r.work.Put(w)
+}
+
+// partSize is how much of a request is pushed at a time where the parts need
+// not be refused together.
+const partSize = 16 << 20
+
+// request is one that is being served.
+type request struct {
+	*work
+	h   *handler
+	req *http.Request
+	out outcome
+
+	arrival int64 // time of the next event that has none
+	untimed bool  // so had an event of the present part
+	part    int   // how often there was a push
+	pushed  int   // events in all of them
+	size    int   // and their size
+}
+
+// ingest reads, maps and pushes the events of req.
+func (h *handler) ingest(req *http.Request) outcome {
+	ctx := req.Context()
+	var held []func()
+	defer func() {
+		for _, release := range held {
+			release()
+		}
+	}()
+	w := h.work.Get().(*work)
+	defer h.put(w)
+	r := &request{work: w, h: h, req: req, arrival: h.d.Now().UnixNano()}
+	r.in = mapping.Input{Job: h.job, Tenant: req.Header.Get(httpbody.TenantHeader), Tag: h.tag(req)}
+	o := httpbody.Options{
+		MaxWire: int64(h.cfg.MaxBody), MaxDecoded: int64(h.cfg.MaxDecoded),
+		Admit: func(n int64) error {
+			release, err := h.d.Sink.Admit(ctx, n)
+			if err == nil {
+				held = append(held, release)
+			}
+			return err
+		},
+	}
+	r.run(o)
+	return r.out
+}
+
+// tag returns what a header says is the tag.
+func (h *handler) tag(req *http.Request) []byte {
+	for _, name := range h.cfg.TagHeaders {
+		if tag := req.Header.Get(name); tag != "" {
+			return []byte(tag)
+		}
+	}
+	return nil
+}
+
+func (r *request) run(o httpbody.Options) {
+	var err error
+	if !r.h.keep {
+		if r.body, err = o.Read(r.req, r.body[:0]); err != nil {
+			r.out.err = err
+			return
+		}
+		r.whole()
+		return
+	}
+	p, err := o.Pieces(r.req, int64(r.h.cfg.MaxRequest))
+	if err != nil {
+		r.out.err = err
+		return
+	}
+	defer p.Close()
+	switch r.body, err = p.Fill(r.body[:0]); {
+	case err == io.EOF:
+		r.whole()
+	case err != nil:
+		r.out.err = err
+	default:
+		r.large(p)
+	}
+}
+
+// whole maps and pushes what is in r.body, which is all of it.
+func (r *request) whole() {
+	r.out.bytes = len(r.body)
+	switch r.format() {
+	case formatNone:
+	case formatLines:
+		r.json(true)
+	case formatMsgpack:
+		r.msgpack()
+	case formatText:
+		r.text()
+	case formatForm:
+		r.fields()
+	default:
+		r.json(false)
+	}
+	if r.out.err == nil {
+		r.push()
+	}
+}
+
+// add maps an event whose time is in r.in.
+func (r *request) add(rec *mapping.Record) {
+	for !r.st.Add(rec, &r.in, &r.batches) {
+		if !r.push() {
+			return
+		}
+	}
+	n, size := r.batches.Len(), r.batches.Size()
+	if r.h.keep {
+		if n >= r.h.cfg.MaxEvents || size >= partSize {
+			r.push()
+		}
+		return
+	}
+	r.check(n, size)
+}
+
+// check refuses a request that becomes too much.
+func (r *request) check(n, size int) {
+	most := 2 * int64(r.h.cfg.MaxDecoded)
+	switch {
+	case int64(r.size+size) > most:
+		r.out.err = push.Errorf(push.BodyTooLarge, "events take %d bytes with labels and metadata, limit %d", r.size+size, most)
+	case r.pushed+n+r.out.unread > r.h.cfg.MaxEvents:
+		r.out.err = push.Errorf(push.BodyTooLarge, "more than %d events in one request", r.h.cfg.MaxEvents)
+	}
+}
+
+// arrived gives the next event the time of arrival.
+func (r *request) arrived() {
+	r.in.TS = r.arrival
+	r.arrival++
+	r.untimed = true
+}
+
+// refuse is for a piece of input that is no event.
+func (r *request) refuse(reason push.Reason, raw []byte, why string) {
+	r.out.refuse(reason, len(raw), why)
+	if r.h.keep {
+		r.batches.Bury(r.in.Tenant, reason, why, raw)
+		return
+	}
+	r.check(r.batches.Len(), r.batches.Size())
+}
+
+// push makes durable what has been mapped. It returns false if the rest of the
+// request must not be looked at: it has failed.
+func (r *request) push() bool {
+	list := r.batches.Finish()
+	n := r.batches.Len()
+	id := push.ID{}
+	if len(list) > 0 {
+		id = r.id()
+	}
+	for _, b := range list {
+		err := r.pushOne(b, mapping.BatchID(id, r.part, b.Tenant))
+		if err == nil {
+			continue
+		}
+		if r.out.err == nil {
+			r.out.err = err
+		}
+		// What is stored behind a failure is stored twice when the request comes
+		// again, unless it has an id; but one tenant that is over its limits should
+		// not keep others waiting.
+		if id == (push.ID{}) {
+			break
+		}
+	}
+	r.pushed += n
+	r.size += r.batches.Size()
+	r.part++
+	r.untimed = false
+	r.batches.Reset()
+	return r.out.err == nil
+}
+
+// pushOne pushes the batch of one tenant. An error is one of all its entries.
+func (r *request) pushOne(b *push.Batch, id push.ID) error {
+	entries := len(b.Entries) // the sink may take refused ones out
+	b.Receiver, b.ID, b.KeepRefused = r.h.job, id, r.h.keep
+	err := r.sink(b)
+	var e *push.Error
+	if errors.As(err, &e) && r.h.keep {
+		switch {
+		case b.Tenant != r.in.Tenant && (e.Reason == push.InvalidTenant || e.Reason == push.NoTenant):
+			// A field of the event names a tenant that none can be. The event belongs to
+			// its sender then, who cannot be told.
+			r.h.refused.note(r.h.job, r.req.RemoteAddr, 0, "stored with the tenant of the request: "+e.Error())
+			b.Tenant = r.in.Tenant
+			err = r.sink(b)
+		case e.Reason == push.BlockedIngestion:
+			// Somebody wants these events dropped.
+			r.out.rejected.Add(e.Reason, "", entries, 0, e.Error)
+			return nil
+		}
+	}
+	return r.out.pushed(err, entries)
+}
+
+func (r *request) sink(b *push.Batch) error { return r.h.d.Sink.Push(r.context(), b) }
+
+func (r *request) context() context.Context { return r.req.Context() }
