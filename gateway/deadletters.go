@@ -330,8 +330,6 @@ func (l *letters) count() {
 	if total == 0 || !l.cfg.Enabled {
 		return
 	}
-	if more, ok := l.c.g.deadLog.Note(l.c.now, total); ok {
-		l.c.g.d.Log.Warn("dead letters dropped, there are more than may be kept",
-			"tenant", tn.name, "letters", total, "reasons", fmt.Sprint(l.dropped), "others", more)
-	}
+	l.c.g.deadLog.Warn("dead letters dropped, there are more than may be kept",
+		"tenant", tn.name, "letters", total, "reasons", fmt.Sprint(l.dropped))
 }

@@ -87,11 +87,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/internal/cache"
-	"github.com/loki-go/loki-go/gateway/internal/seldom"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/internal/units"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/ring"
 )
@@ -179,7 +180,7 @@ type Gateway struct {
 	labels     *labelCache
 	checks     sync.Pool // *check
 	parts      sync.Pool // *part
-	deadLog    seldom.Line
+	deadLog    *warn.Logger
 
 	mu      sync.RWMutex
 	closed  bool
@@ -204,6 +205,7 @@ func New(d Deps, cfg Config) (*Gateway, error) {
 		background: semaphore.NewWeighted(int64(cfg.MaxBackground)),
 		tenants:    cache.New[string, *tenantState](maxTenants),
 		labels:     newLabelCache(int64(cfg.LabelCache)),
+		deadLog:    warn.New(d.Log),
 	}
 	g.checks.New = func() any { return new(check) }
 	g.parts.New = func() any { return new(part) }
@@ -253,7 +255,7 @@ func (g *Gateway) Push(ctx context.Context, b *push.Batch) error {
 	}
 	defer g.running.Done()
 	start := g.d.Now()
-	id, err := tenant.Resolve(g.cfg.AuthEnabled, b.Tenant)
+	id, err := g.resolve(ctx, b.Tenant)
 	if err != nil {
 		g.m.refuse(g.m.nobody, b, err)
 		g.m.duration("error", g.d.Now().Sub(start))
@@ -268,6 +270,19 @@ func (g *Gateway) Push(ctx context.Context, b *push.Batch) error {
 	}
 	g.m.duration(result, g.d.Now().Sub(start))
 	return err
+}
+
+// resolve returns the tenant of a batch. A tenant that follows from records must
+// be one that the request's credentials are for, like one that it names.
+func (g *Gateway) resolve(ctx context.Context, named string) (string, error) {
+	id, err := tenant.Resolve(g.cfg.AuthEnabled, named)
+	if err != nil || !g.cfg.AuthEnabled {
+		return id, err
+	}
+	if who := auth.FromContext(ctx); who != nil && !who.May(id) {
+		return "", push.Errorf(push.InvalidTenant, "the credentials of '%s' are not for tenant '%s'", who.Name, id)
+	}
+	return id, nil
 }
 
 func (g *Gateway) push(ctx context.Context, tn *tenantState, b *push.Batch, now time.Time) error {
