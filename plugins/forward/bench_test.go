@@ -218,13 +218,13 @@ func (c *repeated) Read(p []byte) (n int, err error) {
 // The memory of a message is re-used for the next one: a message of thousands
 // of entries takes few allocations, whatever their number.
 func TestNoAllocationPerEntry(t *testing.T) {
-	const count = 4000
+	const count = 2000
 	p := benchMessage(logEntries(count, true, true), count, false)
 	s, _ := benchServer(t)
-	allocs := testing.AllocsPerRun(5, func() {
-		newConn(s, &endless{p: p, n: 10}).serve()
+	allocs := testing.AllocsPerRun(3, func() {
+		newConn(s, &endless{p: p, n: 4}).serve()
 	})
-	if allocs > 10*200 {
-		t.Fatalf("%v allocations for 10 messages of %d entries", allocs, count)
+	if allocs > 4*200 {
+		t.Fatalf("%v allocations for 4 messages of %d entries", allocs, count)
 	}
 }

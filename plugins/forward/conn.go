@@ -50,8 +50,8 @@ type conn struct {
 	peer   string
 	tenant string
 
-	unknown bool      // TLS and the handshake are still to be done; Server.mu
-	greetBy time.Time // until when they have to be; zero: they are
+	greetBy time.Time // until when TLS and the handshake have to be done; zero: they are
+	unknown bool      // it is counted in Server.unknown; under Server.mu
 
 	buf    []byte // buf[r:w] has been read and not been handled
 	r, w   int
@@ -79,7 +79,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		c.peer = "unix socket"
 	}
 	if _, ok := nc.(*tls.Conn); ok || s.auth != nil {
-		c.unknown, c.greetBy = true, time.Now().Add(s.cfg.HandshakeTimeout)
+		c.greetBy = time.Now().Add(s.cfg.HandshakeTimeout)
 	}
 	return c
 }

@@ -259,12 +259,13 @@ func (s *Server) startConn(nc net.Conn) {
 	case len(s.conns) >= s.cfg.MaxConnections:
 		s.turnAway(c, "too_many", s.cfg.MaxConnections)
 		return
-	case c.unknown && s.unknown >= s.cfg.MaxUnidentified:
+	case !c.greetBy.IsZero() && s.unknown >= s.cfg.MaxUnidentified:
 		s.turnAway(c, "too_many_unidentified", s.cfg.MaxUnidentified)
 		return
 	}
 	s.conns[c] = struct{}{}
-	if c.unknown {
+	if !c.greetBy.IsZero() {
+		c.unknown = true
 		s.unknown++
 	}
 	s.metrics.connections.Inc()

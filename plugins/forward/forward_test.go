@@ -253,7 +253,7 @@ func TestInput(t *testing.T) {
 	// whether the connection is there for it.
 	f := func(name string, in []byte, lines string, answer string, open bool, logged string) {
 		t.Helper()
-		for _, step := range []int{1, len(in) + 100} {
+		for _, step := range []int{1 + len(in)/50_000, len(in) + 100} {
 			r := newRig(t, &fakeSink{}, "auto", nil)
 			got := r.play(pieces(append(bytes.Clone(in), enc(list{"t", list{event(1e6, "next")}, chunk("next")})...), step)...)
 			want := lines
@@ -304,6 +304,8 @@ func TestInput(t *testing.T) {
 	f("option is no map", enc(list{"t", list{event(1, "a")}, 7}), "", "", false, "option is neither")
 	f("empty option", enc(list{"t", list{event(1, "a")}, pairs{}}), "a", "", true, "")
 	f("odd options", enc(list{"t", list{event(1, "a")}, pairs{7, 8, nil, nil, list{}, pairs{"chunk", "x"}, "size", 1 << 60, "chunk", "c"}}), "a", ack, true, "")
+	f("nested option", enc(list{"t", list{event(1, "a")}, pairs{"x", raw(strings.Repeat("\x91", 100_000) + "\xc0"), "chunk", "c"}}), "a", ack, true, "")
+	f("large option", enc(list{"t", list{event(1, "a")}, pairs{"x", raw(strings.Repeat("\x91", 1_000_000) + "\xc0"), "chunk", "c"}}), "", "", false, "its option has")
 	f("nested 90", enc(list{"t", list{event(1, "a"), list{2, pairs{"log", raw(strings.Repeat("\x91", 90) + "\xc0")}}}, opt}), "a", ack, true, "too_deep=1")
 	f("nested 10,000", enc(list{"t", list{event(1, "a"), list{2, pairs{"log", raw(strings.Repeat("\x91", 10000) + "\xc0")}}}, opt}), "a", ack, true, "too_deep=1")
 	f("nested 10,000 at the top", append(bytes.Repeat([]byte{0x91}, 10000), 0xc0), "", "", false, "too few elements")

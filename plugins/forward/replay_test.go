@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 
@@ -47,11 +48,14 @@ type demands struct {
 
 // endlessly reads the same bytes again and again.
 type endlessly struct {
+	mu sync.Mutex
 	p  []byte
 	at int
 }
 
 func (r *endlessly) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for i := range p {
 		p[i] = r.p[r.at%len(r.p)]
 		r.at++
