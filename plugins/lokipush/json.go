@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/plugins/jsonscan"
 	"github.com/loki-go/loki-go/proto/push"
 )
 
@@ -21,8 +20,7 @@ import (
 // passed over. Whatever else is not as the package comment says ends the
 // request: a push that is half understood must not look stored.
 type decoder struct {
-	p     []byte
-	i     int
+	jsonscan.Scanner
 	bl    *push.Builder
 	admit func(int64) error
 	used  int64 // bytes admitted for what the builder holds
@@ -40,7 +38,8 @@ type decoder struct {
 type pair struct{ name, value []byte }
 
 func (d *decoder) reset(body []byte, bl *push.Builder, admit func(int64) error, limit int64) {
-	d.p, d.i, d.bl, d.admit, d.limit, d.used = body, 0, bl, admit, limit, 0
+	d.Reset(body, d.place)
+	d.bl, d.admit, d.limit, d.used = bl, admit, limit, 0
 	d.stream, d.entry, d.inEntry, d.inside = 0, 0, false, false
 	if d.sets == nil {
 		d.sets = make(map[string]int)
@@ -49,7 +48,8 @@ func (d *decoder) reset(body []byte, bl *push.Builder, admit func(int64) error, 
 
 // release lets go of what belongs to the request.
 func (d *decoder) release() {
-	d.p, d.bl, d.admit = nil, nil, nil
+	d.Reset(nil, nil)
+	d.bl, d.admit = nil, nil
 	if len(d.sets) > maxSets {
 		d.sets = nil
 	}
@@ -66,23 +66,20 @@ func (d *decoder) size() int {
 
 // decode reads the whole body. Errors are *push.Error, or what admit returned.
 func (d *decoder) decode() error {
-	if err := d.object(d.topKey); err != nil {
+	if err := d.Object(d.topKey); err != nil {
 		return err
 	}
-	if d.space(); d.i < len(d.p) {
-		return d.fail("text behind the end of the push")
-	}
-	return nil
+	return d.End()
 }
 
 func (d *decoder) topKey(key []byte) error {
 	if string(key) != "streams" {
-		return d.skip()
+		return d.Skip()
 	}
-	if d.null() {
+	if d.Null() {
 		return nil
 	}
-	err := d.array(func() error {
+	err := d.Array(func() error {
 		d.inside = true
 		err := d.readStream()
 		if err == nil {
@@ -96,8 +93,8 @@ func (d *decoder) topKey(key []byte) error {
 	return err
 }
 
-// fail returns the error that ends the request, with its place in the push.
-func (d *decoder) fail(format string, args ...any) error {
+// place says where in the push an error is.
+func (d *decoder) place() string {
 	where := ""
 	if d.inside {
 		where = fmt.Sprintf("stream %d: ", d.stream)
@@ -105,7 +102,7 @@ func (d *decoder) fail(format string, args ...any) error {
 	if d.inEntry {
 		where += fmt.Sprintf("entry %d: ", d.entry)
 	}
-	return push.Errorf(push.Malformed, "json: %s%s at offset %d", where, fmt.Sprintf(format, args...), min(d.i, len(d.p)))
+	return where
 }
 
 // readStream reads one element of "streams". The entries can only be read when
@@ -113,11 +110,11 @@ func (d *decoder) fail(format string, args ...any) error {
 func (d *decoder) readStream() error {
 	id, early := -1, 0 // the stream; where entries are that came before it
 	listed, legacy := false, false
-	err := d.object(func(key []byte) (err error) {
+	err := d.Object(func(key []byte) (err error) {
 		switch string(key) {
 		case "stream", "labels":
 			if id >= 0 {
-				return d.fail("labels occur twice")
+				return d.Fail("labels occur twice")
 			}
 			if string(key) == "stream" {
 				id, err = d.labelObject()
@@ -127,33 +124,33 @@ func (d *decoder) readStream() error {
 			return err
 		case "values", "entries":
 			if listed {
-				return d.fail("entries occur twice")
+				return d.Fail("entries occur twice")
 			}
 			listed, legacy = true, string(key) == "entries"
 			if id < 0 {
-				early = d.i
-				return d.skip()
+				early = d.Offset()
+				return d.Skip()
 			}
 			return d.entries(id, legacy)
 		}
-		return d.skip()
+		return d.Skip()
 	})
 	if err != nil {
 		return err
 	}
 	if !listed {
-		return d.fail(`neither "values" nor "entries"`)
+		return d.Fail(`neither "values" nor "entries"`)
 	}
 	if id < 0 {
 		id = d.bl.Stream([]byte("{}"))
 	}
 	if early > 0 {
-		end := d.i
-		d.i = early
+		end := d.Offset()
+		d.Seek(early)
 		if err := d.entries(id, legacy); err != nil {
 			return err
 		}
-		d.i = end
+		d.Seek(end)
 	}
 	return nil
 }
@@ -161,20 +158,20 @@ func (d *decoder) readStream() error {
 // labelObject reads {"name":"value"}. One set of labels is often written many
 // times in a push, always in the same way.
 func (d *decoder) labelObject() (int, error) {
-	if d.null() {
+	if d.Null() {
 		return d.bl.Stream([]byte("{}")), nil
 	}
-	start := d.i
-	if err := d.skip(); err != nil {
+	start := d.Offset()
+	raw, err := d.Raw()
+	if err != nil {
 		return 0, err
 	}
-	raw := d.p[start:d.i]
 	if id, ok := d.sets[string(raw)]; ok {
 		return id, nil
 	}
-	d.i = start
+	d.Seek(start)
 	d.label, d.names = d.label[:0], d.names[:0]
-	if err := d.object(d.readLabel); err != nil {
+	if err := d.Object(d.readLabel); err != nil {
 		return 0, err
 	}
 	id := d.bl.Stream(d.canonical())
@@ -187,21 +184,19 @@ func (d *decoder) readLabel(key []byte) (err error) {
 	d.names = append(d.names, key...)
 	name := d.names[at:len(d.names):len(d.names)]
 	var value []byte
-	switch c := d.peek(); {
+	switch c := d.Peek(); {
 	case c == '"':
-		if value, err = d.str(&d.two); err != nil {
+		if value, err = d.Str(&d.two); err != nil {
 			return err
 		}
 	case c == '{' || c == '[':
-		return d.fail("value of label %q is not a string", key)
-	case d.null():
+		return d.Fail("value of label %q is not a string", key)
+	case d.Null():
 		return nil
 	default:
-		start := d.i
-		if err := d.skip(); err != nil {
+		if value, err = d.Raw(); err != nil {
 			return err
 		}
-		value = d.p[start:d.i]
 	}
 	at = len(d.names)
 	d.names = append(d.names, value...)
@@ -213,7 +208,7 @@ func (d *decoder) readLabel(key []byte) (err error) {
 		}
 	}
 	if len(d.label) >= maxLabels {
-		return d.fail("more than %d labels", maxLabels)
+		return d.Fail("more than %d labels", maxLabels)
 	}
 	d.label = append(d.label, pair{name, value})
 	return nil
@@ -245,10 +240,10 @@ func (d *decoder) canonical() []byte {
 // labelText reads labels in selector syntax. They go on as they are: who
 // canonicalises protobuf pushes does it with these too.
 func (d *decoder) labelText() (int, error) {
-	if d.peek() != '"' {
-		return 0, d.fail(`"labels" is not a string`)
+	if d.Peek() != '"' {
+		return 0, d.Fail(`"labels" is not a string`)
 	}
-	s, err := d.str(&d.one)
+	s, err := d.Str(&d.one)
 	if err != nil {
 		return 0, err
 	}
@@ -257,11 +252,11 @@ func (d *decoder) labelText() (int, error) {
 
 // entries reads an array of entries.
 func (d *decoder) entries(id int, legacy bool) error {
-	if d.null() {
+	if d.Null() {
 		return nil
 	}
 	d.entry = 0
-	err := d.array(func() (err error) {
+	err := d.Array(func() (err error) {
 		d.inEntry = true
 		if legacy {
 			err = d.legacyEntry(id)
@@ -281,11 +276,11 @@ func (d *decoder) entries(id int, legacy bool) error {
 
 // value reads ["<ns>","line",{metadata}].
 func (d *decoder) value(id int) error {
-	if d.peek() != '[' {
-		return d.fail("not an array")
+	if d.Peek() != '[' {
+		return d.Fail("not an array")
 	}
-	d.i++
-	d.space()
+	d.Step()
+	d.Space()
 	ts, err := d.nanoseconds()
 	if err != nil {
 		return err
@@ -297,52 +292,52 @@ func (d *decoder) value(id int) error {
 	if err != nil {
 		return err
 	}
-	if d.space(); d.peek() == ',' {
-		d.i++
-		d.space()
+	if d.Space(); d.Peek() == ',' {
+		d.Step()
+		d.Space()
 		if err := d.metadata(); err != nil {
 			return err
 		}
-		d.space()
+		d.Space()
 	}
-	if d.peek() != ']' {
-		return d.fail("expected the end of the entry")
+	if d.Peek() != ']' {
+		return d.Fail("expected the end of the entry")
 	}
-	d.i++
+	d.Step()
 	d.bl.EntryExact(id, ts, line)
 	return d.grow()
 }
 
 func (d *decoder) comma() error {
-	if d.space(); d.peek() != ',' {
-		return d.fail("expected a timestamp and a line")
+	if d.Space(); d.Peek() != ',' {
+		return d.Fail("expected a timestamp and a line")
 	}
-	d.i++
-	d.space()
+	d.Step()
+	d.Space()
 	return nil
 }
 
 func (d *decoder) lineString() ([]byte, error) {
-	if d.peek() != '"' {
-		return nil, d.fail("line is not a string")
+	if d.Peek() != '"' {
+		return nil, d.Fail("line is not a string")
 	}
-	return d.str(&d.line)
+	return d.Str(&d.line)
 }
 
 // nanoseconds reads a time as Loki wants it: a string of decimal digits.
 func (d *decoder) nanoseconds() (int64, error) {
-	if d.peek() != '"' {
-		return 0, d.fail("timestamp is not a string")
+	if d.Peek() != '"' {
+		return 0, d.Fail("timestamp is not a string")
 	}
-	at := d.i
-	s, err := d.str(&d.one)
+	at := d.Offset()
+	s, err := d.Str(&d.one)
 	if err != nil {
 		return 0, err
 	}
 	ts, ok := parseInt(s)
 	if !ok {
-		d.i = at
-		return 0, d.fail("timestamp %q is not a number of nanoseconds", clip(s))
+		d.Seek(at)
+		return 0, d.Fail("timestamp %q is not a number of nanoseconds", clip(s))
 	}
 	return ts, nil
 }
@@ -374,16 +369,16 @@ func parseInt(s []byte) (int64, bool) {
 // metadata reads {"name":"value"} into the next entry, or the form of query
 // responses, {"structuredMetadata":{...},"parsed":{...}}.
 func (d *decoder) metadata() error {
-	if d.peek() != '{' {
-		return d.fail("structured metadata is not an object")
+	if d.Peek() != '{' {
+		return d.Fail("structured metadata is not an object")
 	}
-	return d.object(func(key []byte) error {
-		if d.peek() == '{' {
+	return d.Object(func(key []byte) error {
+		if d.Peek() == '{' {
 			switch string(key) {
 			case "structuredMetadata":
-				return d.object(d.metadataPair)
+				return d.Object(d.metadataPair)
 			case "parsed":
-				return d.skip()
+				return d.Skip()
 			}
 		}
 		return d.metadataPair(key)
@@ -391,11 +386,11 @@ func (d *decoder) metadata() error {
 }
 
 func (d *decoder) metadataPair(key []byte) error {
-	if d.peek() != '"' {
-		return d.fail("value of structured metadata %q is not a string", clip(key))
+	if d.Peek() != '"' {
+		return d.Fail("value of structured metadata %q is not a string", clip(key))
 	}
 	// The key may be in d.one.
-	value, err := d.str(&d.two)
+	value, err := d.Str(&d.two)
 	if err != nil {
 		return err
 	}
@@ -408,7 +403,7 @@ func (d *decoder) legacyEntry(id int) error {
 	var ts int64
 	var line []byte
 	timed, lined := false, false
-	err := d.object(func(key []byte) (err error) {
+	err := d.Object(func(key []byte) (err error) {
 		switch string(key) {
 		case "ts", "timestamp":
 			timed = true
@@ -417,12 +412,12 @@ func (d *decoder) legacyEntry(id int) error {
 			lined = true
 			line, err = d.lineString()
 		case "structuredMetadata":
-			if d.null() {
+			if d.Null() {
 				return nil
 			}
 			err = d.metadata()
 		default:
-			err = d.skip()
+			err = d.Skip()
 		}
 		return err
 	})
@@ -430,29 +425,29 @@ func (d *decoder) legacyEntry(id int) error {
 		return err
 	}
 	if !timed || !lined {
-		return d.fail(`"ts" or "line" is missing`)
+		return d.Fail(`"ts" or "line" is missing`)
 	}
 	d.bl.EntryExact(id, ts, line)
 	return d.grow()
 }
 
 func (d *decoder) rfc3339() (int64, error) {
-	if d.peek() != '"' {
-		return 0, d.fail("timestamp is not a string")
+	if d.Peek() != '"' {
+		return 0, d.Fail("timestamp is not a string")
 	}
-	at := d.i
-	s, err := d.str(&d.one)
+	at := d.Offset()
+	s, err := d.Str(&d.one)
 	if err != nil {
 		return 0, err
 	}
 	t, err := time.Parse(time.RFC3339Nano, string(s))
 	if err != nil {
-		d.i = at
-		return 0, d.fail("timestamp %q is not a time by RFC 3339", clip(s))
+		d.Seek(at)
+		return 0, d.Fail("timestamp %q is not a time by RFC 3339", clip(s))
 	}
 	if y := t.Year(); y < 1678 || y > 2261 {
-		d.i = at
-		return 0, d.fail("timestamp %q is out of range", clip(s))
+		d.Seek(at)
+		return 0, d.Fail("timestamp %q is out of range", clip(s))
 	}
 	return t.UnixNano(), nil
 }
@@ -476,283 +471,4 @@ func (d *decoder) grow() error {
 	n := max(growStep, d.used/2)
 	d.used += n
 	return d.admit(n)
-}
-
-// --- JSON -------------------------------------------------------------------
-
-// peek returns the byte at d.i, or 0 at the end.
-func (d *decoder) peek() byte {
-	if d.i < len(d.p) {
-		return d.p[d.i]
-	}
-	return 0
-}
-
-func (d *decoder) space() {
-	for d.i < len(d.p) {
-		switch d.p[d.i] {
-		case ' ', '\n', '\r', '\t':
-			d.i++
-		default:
-			return
-		}
-	}
-}
-
-// null steps over the word, if it is there.
-func (d *decoder) null() bool {
-	if bytes.HasPrefix(d.p[min(d.i, len(d.p)):], []byte("null")) {
-		d.i += 4
-		return true
-	}
-	return false
-}
-
-// object reads an object: member is called behind each key's colon, and must
-// read the value. The key is valid until it reads a string into d.one.
-func (d *decoder) object(member func(key []byte) error) error {
-	d.space()
-	if d.peek() != '{' {
-		return d.fail("expected an object")
-	}
-	d.i++
-	d.space()
-	if d.peek() == '}' {
-		d.i++
-		return nil
-	}
-	for {
-		if d.space(); d.peek() != '"' {
-			return d.fail("expected a key")
-		}
-		key, err := d.str(&d.one)
-		if err != nil {
-			return err
-		}
-		if d.space(); d.peek() != ':' {
-			return d.fail("expected ':'")
-		}
-		d.i++
-		d.space()
-		if err := member(key); err != nil {
-			return err
-		}
-		d.space()
-		switch d.peek() {
-		case ',':
-			d.i++
-		case '}':
-			d.i++
-			return nil
-		default:
-			return d.fail("expected ',' or '}'")
-		}
-	}
-}
-
-// array reads an array: element must read each.
-func (d *decoder) array(element func() error) error {
-	d.space()
-	if d.peek() != '[' {
-		return d.fail("expected an array")
-	}
-	d.i++
-	if d.space(); d.peek() == ']' {
-		d.i++
-		return nil
-	}
-	for {
-		d.space()
-		if err := element(); err != nil {
-			return err
-		}
-		d.space()
-		switch d.peek() {
-		case ',':
-			d.i++
-		case ']':
-			d.i++
-			return nil
-		default:
-			return d.fail("expected ',' or ']'")
-		}
-	}
-}
-
-// skip steps over one value of any kind: brackets are counted, not matched.
-func (d *decoder) skip() error {
-	depth := 0
-	for {
-		d.space()
-		switch c := d.peek(); c {
-		case '"':
-			if err := d.skipString(); err != nil {
-				return err
-			}
-		case '{', '[':
-			depth++
-			d.i++
-			continue
-		case '}', ']':
-			depth--
-			d.i++
-		case ',', ':':
-			if depth == 0 {
-				return d.fail("expected a value")
-			}
-			d.i++
-			continue
-		case 0:
-			return d.fail("unexpected end")
-		default:
-			start := d.i
-			for d.i < len(d.p) && word[d.p[d.i]] {
-				d.i++
-			}
-			if d.i == start {
-				return d.fail("unexpected %q", c)
-			}
-		}
-		if depth == 0 {
-			return nil
-		}
-		if depth < 0 {
-			return d.fail("expected a value")
-		}
-	}
-}
-
-// word marks the bytes of numbers, true, false and null.
-var word = func() (w [256]bool) {
-	for _, c := range "+-.0123456789Eaeflnrstu" {
-		w[c] = true
-	}
-	return w
-}()
-
-func (d *decoder) skipString() error {
-	start := d.i
-	i := d.i + 1
-	for {
-		i = special(d.p, i)
-		if i >= len(d.p)-1 && (i >= len(d.p) || d.p[i] != '"') {
-			d.i = start
-			return d.fail("string without an end")
-		}
-		if d.p[i] == '"' {
-			d.i = i + 1
-			return nil
-		}
-		i += 2
-	}
-}
-
-// special returns the index of the first quote or backslash at or behind i, or
-// len(p).
-func special(p []byte, i int) int {
-	if i >= len(p) {
-		return len(p)
-	}
-	rest := p[i:]
-	n := bytes.IndexByte(rest, '"')
-	if n < 0 {
-		n = len(rest)
-	}
-	if m := bytes.IndexByte(rest[:n], '\\'); m >= 0 {
-		n = m
-	}
-	return i + n
-}
-
-// str reads the string at d.i. The result points into the body, or into *buf
-// if there were escapes.
-func (d *decoder) str(buf *[]byte) ([]byte, error) {
-	start := d.i + 1
-	i := special(d.p, start)
-	if i < len(d.p) && d.p[i] == '"' {
-		d.i = i + 1
-		return d.p[start:i], nil
-	}
-	out := append((*buf)[:0], d.p[start:i]...)
-	for i < len(d.p) {
-		// Quotes come in swarms in lines that are JSON: no call for each byte.
-		if c := d.p[i]; c == '"' {
-			*buf = out
-			d.i = i + 1
-			return out, nil
-		} else if c != '\\' {
-			j := i + 1
-			for j < len(d.p) && d.p[j] != '"' && d.p[j] != '\\' {
-				j++
-			}
-			out = append(out, d.p[i:j]...)
-			i = j
-			continue
-		}
-		if i+1 >= len(d.p) {
-			break
-		}
-		c := escapes[d.p[i+1]]
-		switch {
-		case c != 0:
-			out = append(out, c)
-			i += 2
-		case d.p[i+1] == 'u':
-			r, n := unicodeEscape(d.p[i:])
-			if n == 0 {
-				*buf, d.i = out, i
-				return nil, d.fail("bad escape sequence")
-			}
-			out = utf8.AppendRune(out, r)
-			i += n
-		default:
-			*buf, d.i = out, i
-			return nil, d.fail("bad escape sequence")
-		}
-	}
-	*buf, d.i = out, start-1
-	return nil, d.fail("string without an end")
-}
-
-var escapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
-
-// unicodeEscape reads \uXXXX, or two that are a surrogate pair, and returns the
-// number of bytes read, 0 for bad ones.
-func unicodeEscape(p []byte) (rune, int) {
-	r, ok := hex4(p, 2)
-	if !ok {
-		return 0, 0
-	}
-	if !utf16.IsSurrogate(r) {
-		return r, 6
-	}
-	if len(p) >= 8 && p[6] == '\\' && p[7] == 'u' {
-		if low, ok := hex4(p, 8); ok {
-			if both := utf16.DecodeRune(r, low); both != utf8.RuneError {
-				return both, 12
-			}
-		}
-	}
-	return utf8.RuneError, 6
-}
-
-func hex4(p []byte, i int) (rune, bool) {
-	if len(p) < i+4 {
-		return 0, false
-	}
-	var r rune
-	for _, c := range p[i : i+4] {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
 }
