@@ -64,6 +64,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -151,7 +152,7 @@ func (r *Receiver) Root() http.Handler {
 }
 
 func (r *Receiver) serve(w http.ResponseWriter, req *http.Request, mux *http.ServeMux) {
-	t := r.target(req.URL.Path)
+	t := r.target(req.URL.EscapedPath())
 	switch t.kind {
 	case kindRoot:
 		if req.Method == http.MethodGet || req.Method == http.MethodHead {
@@ -232,6 +233,7 @@ type target struct {
 // item of an answer.
 const maxIndex = 255
 
+// target reads an escaped path: the name of an index may have a slash in it.
 func (r *Receiver) target(path string) target {
 	for _, p := range r.cfg.PathPrefixes {
 		if rest, ok := strings.CutPrefix(path, p); ok && (rest == "" || rest[0] == '/') {
@@ -245,6 +247,12 @@ func (r *Receiver) target(path string) target {
 	}
 	t := target{path: strings.SplitN(path, "/", 6)}
 	n := len(t.path)
+	for i, segment := range t.path {
+		// An escape that is none stands for itself.
+		if s, err := url.PathUnescape(segment); err == nil {
+			t.path[i] = s
+		}
+	}
 	reserved := strings.HasPrefix(t.path[0], "_")
 	if !reserved {
 		t.index = t.path[0]

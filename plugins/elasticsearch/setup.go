@@ -19,7 +19,7 @@ type object map[string]any
 
 const (
 	clusterName = "loki-go"
-	clusterUUID = "bG9raS1nby1jbHVzdGVyLTAw"
+	clusterUUID = "bG9raS1nby1jbHVzdGVyLQ"
 	licenseUUID = "6c6f6b69-2d67-6f00-0000-000000000000"
 	nodeID      = "bG9raS1nby1ub2RlLTAwMA"
 )
@@ -161,7 +161,11 @@ func (r *Receiver) setupIndex(w http.ResponseWriter, req *http.Request, path []s
 	switch sub := path[1]; {
 	case sub == "_alias" || sub == "_aliases" || sub == "_mapping" || sub == "_settings":
 		if req.Method == http.MethodGet || req.Method == http.MethodHead {
-			replyObject(w, object{path[0]: object{strings.Trim(sub, "_") + "s": object{}}})
+			field := map[string]string{"_mapping": "mappings", "_settings": "settings"}[sub]
+			if field == "" {
+				field = "aliases"
+			}
+			replyObject(w, object{path[0]: object{field: object{}}})
 		} else {
 			r.acknowledge(w, req)
 		}
