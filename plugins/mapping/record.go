@@ -1,27 +1,31 @@
 // Package mapping turns records, the nested maps that agents send, into
 // streams and entries.
 //
-// A decoder (Stream for JSON; the forward receiver and the Fluent Bit plugin
-// have theirs for MessagePack) fills a Record. A Mapper, made once from the
-// configuration and shared by all, knows what becomes a label; a State, one for
-// each goroutine, applies it and adds the entry to a push.Builder. The same
-// record and the same input give the same entry, whatever a State saw before:
-// a batch that is sent again maps to what it mapped to the first time.
+// A decoder (Stream for JSON, package msgpack for MessagePack) fills a Record. A
+// Mapper, made once from the configuration and shared by all, knows what becomes
+// a label; a State, one for each goroutine, applies it and adds the entry to
+// Batches, which hold a push.Batch for each tenant. The same record and the same
+// input give the same entry, whatever a State saw before: a batch that is sent
+// again maps to what it mapped to the first time.
 //
 // # What goes where
 //
 // Labels are job (the receiver), service_name, namespace, container and app as
-// far as the record has them (see New), and the fields that label-keys names.
+// far as the record has them (see New; not with default-labels false), and what
+// labels, label-keys and label-map-file name. A fixed value goes before any
+// field. With auto-kubernetes-labels all fields below kubernetes.labels are
+// labels by their own names, in order of these and as far as Limits.Labels goes;
+// one that has the name of another label stays what it was.
 //
-//	line-format auto, the record has a line key:
+//	line-format auto or raw, the record has a line key:
 //	    line      the value of the first line key that the record has as text,
 //	              else of the first that is a number or boolean, else as JSON of
 //	              the first that is a map or array; null is as if it were not there
 //	    metadata  the tag as "tag", and every field that is neither the line
 //	              nor a label nor null nor used by the receiver (its time)
-//	line-format auto, no line key; json; logfmt:
+//	line-format auto or raw, no line key; json; logfmt:
 //	    line      the whole record, labels and time included
-//	    metadata  the tag
+//	    metadata  the tag, and fields that metadata-keys or metadata-map-keys name
 //
 // Metadata that the agent keeps beside the record (Input.Meta) is metadata in
 // both cases. Where all that is more than the limits for structured metadata
@@ -29,12 +33,35 @@
 // is Input.Meta that does not fit, it joins that line under the name that
 // Fluent Bit's JSON has for it, __internal__.log_metadata.
 //
+// structured-metadata listed makes metadata of the fields only that metadata-keys
+// and metadata-map-keys name (and of the tag, if $TAG is among them); none makes
+// metadata of nothing, not even of Input.Meta. With line-format auto a record
+// that has other fields becomes one JSON line then, with raw they are lost.
+//
+// remove-keys takes fields out of line and metadata; they can still be labels or
+// name the tenant. strip-line takes out of a line that is the whole record what
+// became a label or metadata and what the receiver has used, and maps that are
+// empty then. Where one field is left, drop-single-key makes its value the line:
+// on, in the format of the line, raw, as text.
+//
+// The tenant of a record is the first of tenant-keys that can name one, else
+// Input.Tenant.
+//
+// # Paths
+//
 // A path names a field by its keys with dots between: kubernetes.labels.app is
 // app in labels in kubernetes. Keys may have dots themselves, so service.name
-// is found as a nested field and as a flat one. Metadata is named by the path,
-// normalised as Loki's (push.NormaliseName): kubernetes_labels_app. Where two
-// fields get one name, equal values are one pair; else the second by order of
-// paths gets the suffix _2, and so on. The tag comes before a field "tag".
+// is found as a nested field and as a flat one. The record accessors of Fluent
+// Bit and Fluentd are paths as well: $kubernetes['labels']['app'], $.a.b; there
+// is none for an element of an array. $TAG is the tag, $TAG[1] what is behind its
+// first dot, $TAG[-1] what is behind its last.
+//
+// A label is named by the path (AppendLabelName), metadata by the path normalised
+// as Loki's (push.NormaliseName): kubernetes_labels_app. name=$path gives another
+// name, for metadata to all that is in a map: name_app. Fields in a map that
+// metadata-map-keys names are metadata by their path in it: app. Where two fields
+// get one name, equal values are one pair; else the second by order of paths gets
+// the suffix _2, and so on. The tag comes before a field "tag".
 //
 // # Values as text
 //
