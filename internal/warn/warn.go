@@ -3,6 +3,7 @@
 package warn
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,7 +25,10 @@ const burst = 20
 func New(log *slog.Logger) *Logger { return &Logger{log: log} }
 
 // Warn logs msg, unless there have been too many warnings just now.
-func (l *Logger) Warn(msg string, args ...any) {
+func (l *Logger) Warn(msg string, args ...any) { l.Log(slog.LevelWarn, msg, args...) }
+
+// Log is Warn for another level.
+func (l *Logger) Log(level slog.Level, msg string, args ...any) {
 	skipped, ok := l.allow(time.Now())
 	if !ok {
 		return
@@ -32,7 +36,7 @@ func (l *Logger) Warn(msg string, args ...any) {
 	if skipped > 0 {
 		args = append(args, "left_out", skipped)
 	}
-	l.log.Warn(msg, args...)
+	l.log.Log(context.Background(), level, msg, args...)
 }
 
 func (l *Logger) allow(now time.Time) (skipped int, ok bool) {

@@ -9,20 +9,21 @@
 //	    TenantID     team-a
 //	    Labels       {env="prod"}
 //	    LabelKeys    kubernetes.labels.release
-//	    LineKeys     log,message
-//	    LineFormat   auto
-//	    Timeout      4s
 //	    retry_limit  no_limits
-//	    workers      1
+//	    workers      2
+//
+// Registration, configuration and contexts are those of fluent-bit-go. Its
+// decoder is not used: it panics on input that a client of Fluent Bit controls,
+// and loses what is behind a record that it does not understand.
 //
 // Fluent Bit calls Register, Init and ExitCtx on one thread, FlushCtx on that
 // or on as many as workers says. Nothing of what it hands over is kept. No
 // panic leaves an entry point: it would end Fluent Bit.
+//
+// A hot reload calls Register again, ends the old sections, which answer flushes
+// under way with Retry, and opens new ones; this library stays loaded.
 package main
 
-/*
-#include <stdlib.h>
-*/
 import "C"
 
 import (
@@ -34,6 +35,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/fluent/fluent-bit-go/output"
 
 	"github.com/loki-go/loki-go/plugins/fluentbit/flush"
 )
@@ -55,16 +58,28 @@ func init() {
 // instances numbers the [OUTPUT] sections for the log.
 var instances atomic.Int64
 
-func logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(os.Stderr, nil)).With("output", name)
+// logger writes to Fluent Bit's console; Go plugins cannot reach its log.
+func logger(level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("output", name)
 }
 
 // guard turns a panic into a log line and code.
 func guard(where string, result *C.int, code C.int) {
 	if p := recover(); p != nil {
-		logger().Error("panic; please report it", "in", where, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		logger(slog.LevelError).Error("panic; please report it", "in", where, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		*result = code
 	}
+}
+
+// instance is what Fluent Bit's context of a section stands for. A flush may
+// come after the section's end, so the few bytes of an instance live as long as
+// the process; what it refers to does not.
+type instance struct{ out atomic.Pointer[flush.Output] }
+
+// instanceOf returns what Init has set, nil for a context that it has not.
+func instanceOf(ctx unsafe.Pointer) *instance {
+	in, _ := output.FLBPluginGetContext(ctx).(*instance)
+	return in
 }
 
 // FLBPluginRegister tells Fluent Bit the plugin's name.
@@ -72,8 +87,7 @@ func guard(where string, result *C.int, code C.int) {
 //export FLBPluginRegister
 func FLBPluginRegister(def unsafe.Pointer) (result C.int) {
 	defer guard("register", &result, -1)
-	register(def, name, description)
-	return 0
+	return C.int(output.FLBPluginRegister(def, name, description))
 }
 
 // FLBPluginInit opens one [OUTPUT] section. Anything but success ends Fluent
@@ -81,43 +95,54 @@ func FLBPluginRegister(def unsafe.Pointer) (result C.int) {
 //
 //export FLBPluginInit
 func FLBPluginInit(plugin unsafe.Pointer) (result C.int) {
-	defer guard("init", &result, flbError)
+	defer guard("init", &result, output.FLB_ERROR)
 	id := instances.Add(1)
-	log := logger().With("instance", id)
+	log := logger(slog.LevelInfo).With("instance", id)
 	// The section can be read here only: later, Fluent Bit answers with the
 	// values of the instance that came last.
-	cfg, err := flush.Read(func(key string) string { return property(plugin, key) })
+	cfg, err := flush.Read(func(key string) string { return output.FLBPluginConfigKey(plugin, key) })
 	if err != nil {
 		log.Error("bad configuration", "err", err)
-		return flbError
+		return output.FLB_ERROR
 	}
+	log = logger(cfg.LogLevel).With("instance", id)
 	o, err := flush.New(cfg, log, version)
 	if err != nil {
 		log.Error("start", "err", err)
-		return flbError
+		return output.FLB_ERROR
 	}
 	in := new(instance)
 	in.out.Store(o)
-	setContext(plugin, in)
-	log.Info("started; set retry_limit no_limits (Fluent Bit drops a chunk after one retry by default), workers 1 or more (a flush "+
-		"stops all of Fluent Bit otherwise), and storage.type filesystem in the inputs (chunks survive a restart then)",
-		"address", strings.Join(cfg.Addresses, ","), "tenant", cfg.Tenant, "labels", cfg.Labels.String(), "timeout", cfg.Timeout)
-	return flbOK
+	output.FLBPluginSetContext(plugin, in)
+	started(log, &cfg)
+	return output.FLB_OK
+}
+
+// started says what a section makes of its options, and what it cannot see.
+func started(log *slog.Logger, cfg *flush.Config) {
+	log.Info("started; not visible from here, so see to it: retry_limit no_limits (by default Fluent Bit drops a chunk after one "+
+		"retry), workers 1 or more (by default a flush stops all of Fluent Bit), and in the inputs storage.type filesystem "+
+		"(chunks survive a restart)",
+		"address", strings.Join(cfg.Addresses, ","), "tls", cfg.UseTLS, "tenant", cfg.Tenant,
+		"labels", strings.Join(cfg.Mapping.Labels, ","), "timeout", cfg.Timeout)
+	for _, n := range cfg.Notes {
+		log.Warn(n)
+	}
 }
 
 // FLBPluginFlushCtx pushes one chunk.
 //
 //export FLBPluginFlushCtx
 func FLBPluginFlushCtx(ctx, data unsafe.Pointer, length C.int, tag *C.char) (result C.int) {
-	defer guard("flush", &result, flbRetry)
+	defer guard("flush", &result, output.FLB_RETRY)
 	in := instanceOf(ctx)
 	if in == nil {
-		logger().Error("flush without an instance")
-		return flbRetry
+		logger(slog.LevelError).Error("flush without an instance")
+		return output.FLB_RETRY
 	}
 	o := in.out.Load()
 	if o == nil {
-		return flbRetry // it has ended; the chunk is for the next
+		return output.FLB_RETRY // it has ended; the chunk is for the next
 	}
 	var chunk []byte
 	if data != nil && length > 0 {
@@ -132,13 +157,13 @@ func FLBPluginFlushCtx(ctx, data unsafe.Pointer, length C.int, tag *C.char) (res
 //
 //export FLBPluginExitCtx
 func FLBPluginExitCtx(ctx unsafe.Pointer) (result C.int) {
-	defer guard("exit", &result, flbError)
+	defer guard("exit", &result, output.FLB_ERROR)
 	if in := instanceOf(ctx); in != nil {
 		if o := in.out.Swap(nil); o != nil {
 			o.Close()
 		}
 	}
-	return flbOK
+	return output.FLB_OK
 }
 
 // FLBPluginUnregister frees what Register allocated.
@@ -147,7 +172,9 @@ func FLBPluginExitCtx(ctx unsafe.Pointer) (result C.int) {
 func FLBPluginUnregister(def unsafe.Pointer) {
 	var result C.int
 	defer guard("unregister", &result, 0)
-	unregister(def)
+	if def != nil {
+		output.FLBPluginUnregister(def)
+	}
 }
 
 func main() {} // c-shared needs it

@@ -3,23 +3,29 @@ package flush
 import (
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
+	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
-	"github.com/loki-go/loki-go/internal/labels"
-	"github.com/loki-go/loki-go/plugins/grpcpush/pushclient"
+	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/proto/push"
 )
 
 // Config is what an [OUTPUT] section says.
 type Config struct {
-	Addresses []string      // of gateways, HOST:PORT
-	Tenant    string        // empty: the server's default
-	Labels    labels.Labels // put on every stream
+	Addresses []string // of gateways, HOST:PORT
+	UseTLS    bool
+	TLS       tlsconf.Client
+	Auth      Auth
+	Headers   []header
+	Tenant    string // empty: the server's default
 	Mapping   mapping.Config
 	Timeout   time.Duration // for one flush
+	LogLevel  slog.Level
+	// Notes say, one line each, what a part of the section does not do here.
+	Notes []string
 }
 
 // DefaultConfig returns what holds where an [OUTPUT] section says nothing. The
@@ -33,109 +39,67 @@ func DefaultConfig() Config {
 	}
 }
 
-// options are the keys of a section. Fluent Bit does not care about case, and
-// people write both LabelKeys and label_keys.
-var options = []struct {
-	name string
-	set  func(c *Config, value string) error
-}{
-	{"Address", func(c *Config, v string) (err error) {
-		c.Addresses, err = list(v)
-		for _, a := range c.Addresses {
-			err = errors.Join(err, pushclient.CheckAddress(a))
-		}
-		return err
-	}},
-	{"TenantID", func(c *Config, v string) error { c.Tenant = v; return checkTenant(v) }},
-	{"Labels", func(c *Config, v string) (err error) { c.Labels, err = parseLabels(v); return err }},
-	{"LabelKeys", func(c *Config, v string) (err error) { c.Mapping.LabelKeys, err = list(v); return err }},
-	{"LineKeys", func(c *Config, v string) (err error) { c.Mapping.LineKeys, err = list(v); return err }},
-	{"LineFormat", func(c *Config, v string) error {
-		c.Mapping.LineFormat = strings.ToLower(v)
-		if c.Mapping.LineFormat == "key_value" { // what other plugins call it
-			c.Mapping.LineFormat = "logfmt"
-		}
-		return nil
-	}},
-	{"Timeout", func(c *Config, v string) (err error) { c.Timeout, err = parseTimeout(v); return err }},
-}
-
-// foreign are keys of other Loki outputs, with what to do about them. Fluent
-// Bit accepts any key and says nothing, so who changes the name of an output
-// would not find out that half of its section is without effect.
-var foreign = []struct{ name, hint string }{
-	{"URL", "write Address HOST:PORT (gRPC)"},
-	{"URI", "write Address HOST:PORT (gRPC)"},
-	{"Addresses", "write Address A:PORT,B:PORT"},
-	{"Label", "write Labels"},
-	{"LabelKey", "write LabelKeys"},
-	{"LineKey", "write LineKeys"},
-	{"MessageKey", "write LineKeys"},
-	{"Tenant", "write TenantID"},
-	{"TenantIDKey", "it is not supported by this version"},
-	{"LabelMapPath", "write LabelKeys"},
-	{"AutoKubernetesLabels", "namespace, container and app are labels already; others can be named in LabelKeys"},
-	{"RemoveKeys", "it is not supported by this version; what is not line or label is structured metadata"},
-	{"DropSingleKey", "LineKeys says which field is the line"},
-	{"StructuredMetadata", "all fields that are not line or label are structured metadata"},
-	{"StructuredMetadataMapKeys", "all fields that are not line or label are structured metadata"},
-	{"BatchWait", "Fluent Bit's flush interval decides"},
-	{"BatchSize", "a chunk is a batch"},
-	{"MinBackoff", "set scheduler.base in [SERVICE]"},
-	{"MaxBackoff", "set scheduler.cap in [SERVICE]"},
-	{"MaxRetries", "set retry_limit"},
-	{"Buffer", "set storage.type filesystem in the inputs"},
-	{"BufferType", "set storage.type filesystem in the inputs"},
-	{"DqueDir", "set storage.type filesystem in the inputs"},
-	{"LogLevel", "it is not supported by this version"},
-	{"HTTPUser", "it is not supported by this version"},
-	{"HTTPPasswd", "it is not supported by this version"},
-	{"BearerToken", "it is not supported by this version"},
-	{"CAFile", "TLS is not supported by this version"},
-	{"CertFile", "TLS is not supported by this version"},
-	{"KeyFile", "TLS is not supported by this version"},
-	{"InsecureSkipVerify", "TLS is not supported by this version"},
-}
+// grace is how long Fluent Bit waits for flushes at its end, by default.
+const grace = 5 * time.Second
 
 // Read makes a Config of what get returns for the keys of a section ("" for
 // keys that are not there). The error names all that is wrong, on one line.
 func Read(get func(key string) string) (Config, error) {
-	c := DefaultConfig()
-	var problems []string
-	for _, o := range options {
-		v, err := either(get, o.name)
+	s := section{Config: DefaultConfig(), get: get}
+	for i := range options {
+		o := &options[i]
+		v, err := s.either(o.name)
 		if err == nil && v != "" {
-			err = o.set(&c, v)
+			err = o.set(&s, v)
 		}
 		if err != nil {
-			problems = append(problems, o.name+": "+oneLine(err))
+			s.problem(o.name, err)
 		}
 	}
 	for _, f := range foreign {
-		if v, err := either(get, f.name); v != "" || err != nil {
-			problems = append(problems, f.name+" is not an option of loki-go: "+f.hint)
+		if v, err := s.either(f.name); v != "" || err != nil {
+			s.problems = append(s.problems, f.name+" is not an option of loki-go: "+f.hint)
 		}
 	}
-	for _, err := range c.Mapping.Validate() {
-		problems = append(problems, oneLine(err))
+	s.noteIdle()
+	s.finish()
+	if len(s.problems) > 0 {
+		return Config{}, errors.New(strings.Join(s.problems, "; "))
 	}
-	if len(problems) > 0 {
-		return Config{}, errors.New(strings.Join(problems, "; "))
-	}
-	return c, nil
+	return s.Config, nil
+}
+
+// section is a Config while it is being read.
+type section struct {
+	Config
+	get      func(string) string
+	problems []string
+
+	endpoints map[string]endpoints // by option: Address, URL
+	tls       string               // the first option of TLS that is there
+	useTLS    *bool
+	keys      bool // there are options that take fields out of the record
+}
+
+func (s *section) problem(name string, err error) {
+	s.problems = append(s.problems, name+": "+oneLine(err))
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
+func (s *section) note(format string, args ...any) {
+	s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
+}
+
 // either returns the value of a key, with or without underscores between its
 // words.
-func either(get func(string) string, name string) (string, error) {
-	a := strings.TrimSpace(get(name))
+func (s *section) either(name string) (string, error) {
+	a := strings.TrimSpace(s.get(name))
 	snake := snakeCase(name)
 	if strings.EqualFold(snake, name) {
 		return a, nil
 	}
-	b := strings.TrimSpace(get(snake))
+	b := strings.TrimSpace(s.get(snake))
 	if a != "" && b != "" && a != b {
 		return "", fmt.Errorf("%s and %s say different things", name, snake)
 	}
@@ -158,83 +122,107 @@ func snakeCase(name string) string {
 	return strings.ToLower(b.String())
 }
 
-// list splits a comma list.
-func list(v string) ([]string, error) {
-	var out []string
-	for s := range strings.SplitSeq(v, ",") {
-		s = strings.TrimSpace(s)
-		if s == "" {
-			return nil, fmt.Errorf("empty element in %q", v)
+// noteIdle says which options of other outputs are here and have nothing to do.
+func (s *section) noteIdle() {
+	byReason := map[string][]string{}
+	for _, o := range idle {
+		for _, name := range o.names {
+			if v, err := s.either(name); v != "" || err != nil {
+				byReason[o.why] = append(byReason[o.why], name)
+			}
 		}
-		if slices.Contains(out, s) {
-			return nil, fmt.Errorf("%q is there twice", s)
-		}
-		out = append(out, s)
 	}
-	return out, nil
+	for _, o := range idle {
+		if names := byReason[o.why]; names != nil {
+			s.note("%s: %s", strings.Join(names, ", "), o.why)
+		}
+	}
 }
 
-// checkTenant applies Loki's rule for the names of tenants.
-func checkTenant(v string) error {
-	if len(v) > 150 || v == "." || v == ".." {
-		return fmt.Errorf("%q is not a tenant: must have 150 characters at most and not be one or two dots", v)
+// finish looks at what options say together.
+func (s *section) finish() {
+	s.finishAddress()
+	s.finishTLS()
+	if err := s.Auth.validate(); err != nil {
+		s.problems = append(s.problems, oneLine(err))
 	}
-	for _, c := range v {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("!-_.*'()", c) {
-			continue
-		}
-		return fmt.Errorf("%q is not a tenant: %q is not allowed in it", v, c)
+	if s.Tenant == "" {
+		s.finishTenant()
 	}
-	return nil
+	if s.Auth != (Auth{}) && !s.UseTLS {
+		s.note("the user's or token's secret goes over the network as it is; UseTLS, or https://, protects it")
+	}
+	if s.Timeout >= grace {
+		s.note("Timeout %s is not less than the grace of [SERVICE] (%s by default): let grace be more, or Fluent Bit ends before a flush has its answer", s.Timeout, grace)
+	}
+	if s.keys {
+		s.Mapping.StripLine = true
+	}
+	for _, err := range s.Mapping.Validate() {
+		s.problems = append(s.problems, oneLine(err))
+	}
 }
 
-// parseLabels reads labels in either of the forms that Loki outputs have:
-// {a="b", c="d"} and a=b, c=d.
-func parseLabels(v string) (labels.Labels, error) {
-	var ls labels.Labels
-	if strings.HasPrefix(v, "{") {
-		var err error
-		if ls, err = labels.Parse(v); err != nil {
-			return nil, err
-		}
-	} else {
-		pairs, err := list(v)
-		if err != nil {
-			return nil, err
-		}
-		m := map[string]string{}
-		for _, p := range pairs {
-			name, value, ok := strings.Cut(p, "=")
-			name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-			if u, err := strconv.Unquote(value); err == nil {
-				value = u
-			}
-			if _, twice := m[name]; !ok || twice {
-				return nil, fmt.Errorf("%q: want name=value, each name once", p)
-			}
-			if strings.HasPrefix(value, "$") {
-				return nil, fmt.Errorf("%q: labels from fields are named in LabelKeys", p)
-			}
-			m[name] = value
-		}
-		ls = labels.FromMap(m)
+func (s *section) finishAddress() {
+	a, hasA := s.endpoints["Address"]
+	u, hasU := s.endpoints["URL"]
+	switch {
+	case hasA && hasU:
+		s.problems = append(s.problems, "Address and URL: one is enough")
+	case hasA:
+		s.setEndpoints(a)
+	case hasU:
+		s.setEndpoints(u)
 	}
-	for _, l := range ls {
-		if !labels.ValidName(l.Name) || strings.HasPrefix(l.Name, "__") {
-			return nil, fmt.Errorf("%q is not a label name", l.Name)
-		}
-	}
-	return ls, nil
 }
 
-// parseTimeout reads a duration (4s, 500ms) or a number of seconds.
-func parseTimeout(v string) (time.Duration, error) {
-	d, err := time.ParseDuration(v)
-	if n, nerr := strconv.ParseUint(v, 10, 16); nerr == nil {
-		d, err = time.Duration(n)*time.Second, nil
+func (s *section) setEndpoints(e endpoints) {
+	s.Addresses = e.addresses
+	s.UseTLS = e.scheme == "https"
+	if e.user != nil {
+		s.setUser(e.user)
 	}
-	if err != nil || d < 10*time.Millisecond || d > 10*time.Minute {
-		return 0, fmt.Errorf("%q: want a duration from 10ms to 10m, such as 4s", v)
+	switch {
+	case e.scheme == "" && s.useTLS == nil:
+		s.UseTLS = s.tls != ""
+	case e.scheme == "" || s.useTLS == nil:
+	case *s.useTLS != s.UseTLS:
+		s.problems = append(s.problems, fmt.Sprintf("UseTLS %t and %s:// say different things", *s.useTLS, e.scheme))
 	}
-	return d, nil
+}
+
+func (s *section) setUser(u *url.Userinfo) {
+	if s.Auth != (Auth{}) {
+		s.problems = append(s.problems, "the address has a user, and there is another or a token: one is enough")
+		return
+	}
+	s.Auth.User = u.Username()
+	s.Auth.Password, _ = u.Password()
+}
+
+func (s *section) finishTLS() {
+	if s.endpoints == nil {
+		s.UseTLS = s.tls != ""
+	}
+	if s.useTLS != nil {
+		s.UseTLS = *s.useTLS
+	}
+	for _, err := range s.TLS.Validate() {
+		s.problems = append(s.problems, oneLine(err))
+	}
+	if s.tls != "" && !s.UseTLS {
+		s.note("%s and the like have no effect: the connections are without TLS", s.tls)
+	}
+}
+
+// finishTenant takes the tenant from the header that other outputs have it in.
+func (s *section) finishTenant() {
+	for _, h := range s.Headers {
+		if h.name == "x-scope-orgid" {
+			if err := push.CheckTenant(h.value); err != nil {
+				s.problem("Header", err)
+			}
+			s.Tenant = h.value
+		}
+	}
 }

@@ -17,7 +17,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/internal/testkit/loglines"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -30,6 +29,7 @@ type server struct {
 	mu     sync.Mutex
 	got    []string
 	ids    []push.ID
+	dead   []string
 	tenant string
 	sizes  []int
 	answer func(ctx context.Context, b *push.Batch) error
@@ -41,6 +41,9 @@ func (s *server) Push(ctx context.Context, b *push.Batch) error {
 	s.got = append(s.got, plain(b)...)
 	s.ids = append(s.ids, b.ID)
 	s.tenant = b.Tenant
+	for _, d := range b.Dead {
+		s.dead = append(s.dead, fmt.Sprintf("%s %s %s %q", b.Tenant, d.Reason, d.Text, d.Raw))
+	}
 	s.sizes = append(s.sizes, len(b.Data))
 	answer := s.answer
 	s.mu.Unlock()
@@ -67,6 +70,9 @@ func plain(b *push.Batch) []string {
 	}
 	return out
 }
+
+// soon is a timeout for flushes that are to fail: it bounds how long they try.
+func soon(c *Config) { c.Timeout = 10 * time.Millisecond }
 
 // output returns an Output, and what it logs.
 func output(t testing.TB, s *server, change func(*Config)) (*Output, *logBuffer) {
@@ -148,7 +154,7 @@ func TestFlush(t *testing.T) {
 	s := &server{}
 	o, log := output(t, s, func(c *Config) {
 		c.Tenant = "team-a"
-		c.Labels = labels.FromMap(map[string]string{"env": "prod", "job": "mine"})
+		c.Mapping.Labels = []string{"env=prod", "job=mine"}
 		c.Mapping.LabelKeys = []string{"stream", "k.app"}
 	})
 	chunk := appendEvent(nil, t0, "log", "one", "stream", "stdout", "x.y", "1")
@@ -204,7 +210,7 @@ func TestIDs(t *testing.T) {
 		s := &server{}
 		o, _ := output(t, s, func(c *Config) {
 			c.Tenant = tenant
-			c.Labels = labels.FromMap(map[string]string{"node": label})
+			c.Mapping.Labels = []string{"node=" + label}
 		})
 		o.Flush(tag, chunk)
 		o.Flush(tag, chunk) // again: the same
@@ -236,7 +242,7 @@ func TestResults(t *testing.T) {
 	f := func(err error, want Result, logged ...string) {
 		t.Helper()
 		s := &server{answer: func(context.Context, *push.Batch) error { return err }}
-		o, log := output(t, s, nil)
+		o, log := output(t, s, soon)
 		if got := o.Flush("t", logs(10)); got != want {
 			t.Fatalf("%v: got %s, want %s", err, got, want)
 		}
@@ -283,7 +289,7 @@ func TestBadChunks(t *testing.T) {
 	f("empty", nil, OK, 0, "")
 	f("an integer", []byte{1}, Error, 0, "entries=1")
 	f("nil", []byte{0xc0}, Error, 0, "entries=1")
-	f("not MessagePack", []byte{0xc1, 0xc1}, Error, 0, "are lost")
+	f("not MessagePack", []byte{0xc1, 0xc1}, Error, 0, "garbage: 1")
 	f("bad between good", cat(good, []byte{1}, []byte{0x92, 0xc3, 0x80}, good), OK, 2, "entries=2")
 	f("cut short", cat(good, good[:len(good)-2]), OK, 1, "entries=1")
 	f("announces 4 GiB", cat(good, []byte{0x92, 0xd7, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0xdf, 0xff, 0xff, 0xff, 0xff}), OK, 1, "entries=1")
@@ -294,27 +300,50 @@ func TestBadChunks(t *testing.T) {
 func TestLargeChunk(t *testing.T) {
 	s := &server{}
 	o, log := output(t, s, nil)
-	chunk := logs(45_000)
-	if r := o.Flush("t", chunk); r != OK {
+	o.maxPush = 64 << 10
+	if r := o.Flush("t", logs(1000)); r != OK {
 		t.Fatalf("got %s: %s", r, log)
 	}
-	if len(s.sizes) < 2 || slices.Max(s.sizes) > maxPush+1<<20 || len(s.got) != 45_000 {
+	if len(s.sizes) < 2 || slices.Max(s.sizes) > 80<<10 || len(s.got) != 1000 {
 		t.Fatalf("%d entries in pushes of %v", len(s.got), s.sizes)
 	}
-	// The second push fails: the first is known by its id when all comes again.
-	first := slices.Clone(s.ids)
+}
+
+// TestParts fails the second push of a chunk: when all comes again the first,
+// which is stored, is not sent, and the ids are the same.
+func TestParts(t *testing.T) {
+	s := &server{}
+	o, log := output(t, s, soon)
+	o.maxPush = 64 << 10
+	chunk := logs(1000)
 	n := 0
-	s.ids, s.answer = nil, func(context.Context, *push.Batch) error {
-		if n++; n == 2 {
+	s.answer = func(context.Context, *push.Batch) error {
+		if n++; n >= 2 {
 			return push.Errorf(push.Overloaded, "busy")
 		}
 		return nil
 	}
 	if r := o.Flush("t", chunk); r != Retry {
+		t.Fatalf("got %s: %s", r, log)
+	}
+	first := s.ids[0]
+	for _, id := range s.ids[1:] {
+		if id == first || id != s.ids[1] {
+			t.Fatalf("after a push that failed came another, or it had another id: %x", s.ids)
+		}
+	}
+	failed := s.ids[1]
+	s.ids, s.answer = nil, nil
+	if r := o.Flush("t", chunk); r != OK {
 		t.Fatalf("got %s", r)
 	}
-	if !slices.Equal(s.ids, first[:2]) {
-		t.Fatal("another id for the same push, or more pushes behind one that failed")
+	if s.ids[0] != failed || slices.Contains(s.ids, first) {
+		t.Fatalf("sent again what was stored: %x", s.ids)
+	}
+	// All is stored and forgotten: the same chunk is one for the server to judge.
+	s.ids = nil
+	if r := o.Flush("t", chunk); r != OK || s.ids[0] != first {
+		t.Fatalf("got %s, %x", r, s.ids)
 	}
 }
 
@@ -361,18 +390,18 @@ func TestPanic(t *testing.T) {
 
 func TestRepeatedWarnings(t *testing.T) {
 	s := &server{answer: func(context.Context, *push.Batch) error { return push.Errorf(push.Overloaded, "busy") }}
-	o, log := output(t, s, nil)
+	o, log := output(t, s, soon)
 	for range 100 {
 		o.Flush("t", logs(1))
 	}
-	if n := strings.Count(log.String(), "\n"); n == 0 || n > 3 {
+	if n := strings.Count(log.String(), "\n"); n == 0 || n > 25 {
 		t.Fatalf("%d lines for 100 failures: %s", n, log)
 	}
 }
 
 func TestConcurrent(t *testing.T) {
 	s := &server{}
-	o, _ := output(t, s, func(c *Config) { c.Labels = labels.FromMap(map[string]string{"env": "prod"}) })
+	o, _ := output(t, s, func(c *Config) { c.Mapping.Labels = []string{"env=prod"} })
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
@@ -394,77 +423,6 @@ func TestConcurrent(t *testing.T) {
 	if len(ids) != 4 {
 		t.Fatalf("%d ids for 4 different chunks", len(ids))
 	}
-}
-
-func TestRead(t *testing.T) {
-	get := func(kv ...string) func(string) string {
-		return func(key string) string {
-			for i := 0; i < len(kv); i += 2 {
-				if strings.EqualFold(kv[i], key) {
-					return kv[i+1]
-				}
-			}
-			return ""
-		}
-	}
-	f := func(want func(*Config), kv ...string) {
-		t.Helper()
-		c := DefaultConfig()
-		want(&c)
-		got, err := Read(get(kv...))
-		if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", c) {
-			t.Fatalf("%q: got %+v, %v, want %+v", kv, got, err, c)
-		}
-	}
-	ls := func(kv ...string) labels.Labels {
-		m := map[string]string{}
-		for i := 0; i < len(kv); i += 2 {
-			m[kv[i]] = kv[i+1]
-		}
-		return labels.FromMap(m)
-	}
-	f(func(*Config) {})
-	f(func(c *Config) { c.Addresses = []string{"a:1", "[::1]:2"} }, "Address", " a:1, [::1]:2 ")
-	f(func(c *Config) { c.Tenant = "t-1" }, "tenant_id", "t-1")
-	f(func(c *Config) { c.Tenant = "t-1" }, "TenantID", "t-1", "tenant_id", "t-1")
-	f(func(c *Config) { c.Labels = ls("a", "b,c", "d", "e") }, "LABELS", `{d="e", a="b,c"}`)
-	f(func(c *Config) { c.Labels = ls("a", "b", "d", "e f") }, "labels", `a=b, d="e f"`)
-	f(func(c *Config) { c.Mapping.LabelKeys = []string{"a", "b.c"} }, "label_keys", "a,b.c")
-	f(func(c *Config) { c.Mapping.LineKeys = []string{"msg"} }, "LineKeys", "msg")
-	f(func(c *Config) { c.Mapping.LineFormat = "json" }, "LineFormat", "JSON")
-	f(func(c *Config) { c.Mapping.LineFormat = "logfmt" }, "line_format", "key_value")
-	f(func(c *Config) { c.Timeout = 1500 * time.Millisecond }, "Timeout", "1500ms")
-	f(func(c *Config) { c.Timeout = 3 * time.Second }, "timeout", "3")
-
-	bad := func(want string, kv ...string) {
-		t.Helper()
-		_, err := Read(get(kv...))
-		if err == nil || err.Error() != want {
-			t.Fatalf("%q: got %v, want %s", kv, err, want)
-		}
-	}
-	bad(`Address: address "localhost": want HOST:PORT`, "Address", "localhost")
-	bad(`Address: address "http://a:1": want HOST:PORT`, "Address", "http://a:1")
-	bad(`Address: address "a": want HOST:PORT; address "b:0": port must be a number from 1 to 65535`, "Address", "a,b:0")
-	bad(`Address: "a:1" is there twice`, "Address", "a:1,a:1")
-	bad(`Address: empty element in "a:1,"`, "Address", "a:1,")
-	bad(`TenantID: "a/b" is not a tenant: '/' is not allowed in it`, "TenantID", "a/b")
-	bad(`TenantID: ".." is not a tenant: must have 150 characters at most and not be one or two dots`, "TenantID", "..")
-	bad(`TenantID: TenantID and tenant_id say different things`, "TenantID", "a", "tenant_id", "b")
-	bad(`Labels: "a": want name=value, each name once`, "Labels", "a")
-	bad(`Labels: "a=2": want name=value, each name once`, "Labels", "a=1,a=2")
-	bad(`Labels: "a=$b": labels from fields are named in LabelKeys`, "Labels", "a=$b")
-	bad(`Labels: "a-b" is not a label name`, "Labels", "a-b=1")
-	bad(`Labels: "__a" is not a label name`, "Labels", `{__a="1"}`)
-	bad(`Labels: couldn't parse labels: "{a=1}": expected a quoted value at offset 3`, "Labels", `{a=1}`)
-	bad(`line-format: "xml" is not auto, json or logfmt`, "LineFormat", "xml")
-	bad(`Timeout: "soon": want a duration from 10ms to 10m, such as 4s`, "Timeout", "soon")
-	bad(`Timeout: "0": want a duration from 10ms to 10m, such as 4s`, "Timeout", "0")
-	bad(`URL is not an option of loki-go: write Address HOST:PORT (gRPC)`, "url", "http://localhost:3100/loki/api/v1/push")
-	bad(`RemoveKeys is not an option of loki-go: it is not supported by this version; what is not line or label is structured metadata`, "remove_keys", "a")
-	// All problems at once.
-	bad(`Address: address "x": want HOST:PORT; Timeout: "x": want a duration from 10ms to 10m, such as 4s; BatchWait is not an option of loki-go: Fluent Bit's flush interval decides`,
-		"Address", "x", "Timeout", "x", "BatchWait", "1s")
 }
 
 func TestSnakeCase(t *testing.T) {
@@ -505,7 +463,7 @@ func FuzzFlush(f *testing.F) {
 	f.Add(logs(3))
 	f.Add(append(appendEvent(nil, t0, "log", "x"), 0xc1))
 	s := &server{}
-	o, _ := output(f, s, func(c *Config) { c.Labels = labels.FromMap(map[string]string{"env": "prod"}) })
+	o, _ := output(f, s, func(c *Config) { c.Mapping.Labels = []string{"env=prod"} })
 	f.Fuzz(func(t *testing.T, chunk []byte) {
 		s.got = nil
 		r := o.Flush("fuzz", chunk)
@@ -534,7 +492,7 @@ func (s *nullServer) Close() error { return nil }
 func BenchmarkFlush(b *testing.B) {
 	cfg := DefaultConfig()
 	cfg.Mapping.LabelKeys = []string{"stream"}
-	cfg.Labels = labels.FromMap(map[string]string{"env": "prod"})
+	cfg.Mapping.Labels = []string{"env=prod"}
 	s := &nullServer{}
 	o, err := newOutput(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), s)
 	if err != nil {
