@@ -206,10 +206,10 @@ func TestMapping(t *testing.T) {
 	// One name from several places: the record's own comes first, nothing is lost.
 	f([]resourceOf{{Attrs: kvs{{"n", "r"}, {"same", "1"}}, Scopes: []scopeOf{{Attrs: kvs{{"n", "s"}}, Records: []record{{
 		Time: 5, Attrs: kvs{{"n", "own"}, {"same", "1"}, {"trace.id", "t"}}, Trace: []byte{15: 1},
-	}}}}}}, `{} 5 "" n="own" n_2="r" n_3="s" same="1" trace_id="t" trace_id_2="00000000000000000000000000000001"`)
+	}}}}}}, `{} 5 "" n="own" n_2="r" n_3="s" same="1" trace_id="t" trace_id_4="00000000000000000000000000000001"`)
 	// Names.
 	f([]resourceOf{one(nil, record{Time: 5, Attrs: kvs{{"", "a"}, {"1x", "b"}, {"a__b..c", "c"}, {"☃", "d"}, {"__x__", "e"}}})},
-		`{} 5 "" __x__="e" a_b_c="c" key="a" key_2="d" key_1x="b"`)
+		`{} 5 "" __x__="e" a_b_c="c" key="a" key_1x="b" key_2="d"`)
 	// Times.
 	f([]resourceOf{one(nil, record{Observed: 6})}, `{} 6 ""`)
 	f([]resourceOf{one(nil, record{})}, fmt.Sprintf(`{} %d ""`, now))
@@ -634,10 +634,10 @@ func TestLimits(t *testing.T) {
 		f(contentType, b, 503, func(*Config) {}, int64(len(b))/2)
 	}
 	// Empty records of a resource with large attributes: a little becomes a lot.
-	r := resourceOf{Attrs: kvs{{"big", strings.Repeat("x", 10_000)}}, Scopes: []scopeOf{{Records: make([]record, 20_000)}}}
-	f(protobuf, protoRequest(r), 413, func(c *Config) { c.MaxDecodedSize = 32 << 20 }, 0)
-	f(protobuf, protoRequest(r), 503, func(*Config) {}, 32<<20)
-	f(jsonType, jsonRequest(r), 503, func(*Config) {}, 32<<20)
+	r := resourceOf{Attrs: kvs{{"big", strings.Repeat("x", 10_000)}}, Scopes: []scopeOf{{Records: make([]record, 1500)}}}
+	f(protobuf, protoRequest(r), 413, func(c *Config) { c.MaxDecodedSize = 4 << 20 }, 0)
+	f(protobuf, protoRequest(r), 503, func(*Config) {}, 8<<20)
+	f(jsonType, jsonRequest(r), 503, func(*Config) {}, 8<<20)
 	if _, err := New(Deps{Sink: &sink{}}, Config{LabelAttributes: []string{""}, GRPCDrainTimeout: -1}); err == nil || strings.Count(err.Error(), "\n") != 9 {
 		t.Fatalf("limits of 0: %v", err)
 	}
