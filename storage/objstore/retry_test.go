@@ -1,0 +1,145 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// scripted answers each call with the next of errs, then with success.
+type scripted struct {
+	Bucket
+	errs  []error
+	calls int
+	block bool // wait for the end of the request's time
+}
+
+func (s *scripted) Put(ctx context.Context, _ string, _ []byte) error {
+	s.calls++
+	if s.block {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if len(s.errs) == 0 {
+		return nil
+	}
+	err := s.errs[0]
+	s.errs = s.errs[1:]
+	return err
+}
+
+func kinds(ks ...Kind) (errs []error) {
+	for _, k := range ks {
+		errs = append(errs, &Error{Op: "put", Key: "k", Kind: k, Err: errors.New("scripted")})
+	}
+	return errs
+}
+
+func TestRetries(t *testing.T) {
+	for name, x := range map[string]struct {
+		errs  []error
+		calls int
+		want  string
+	}{
+		"success":           {nil, 1, ""},
+		"passing failures":  {kinds(Transient, Throttled, Transient), 4, ""},
+		"denied":            {kinds(Denied, Denied), 1, "scripted"},
+		"permanent":         {kinds(Permanent), 1, "scripted"},
+		"not found":         {kinds(NotFound), 1, "scripted"},
+		"outage":            {kinds(Transient, Transient, Transient, Transient, Transient, Transient), 5, "tried 5 times"},
+		"unclassified":      {[]error{errors.New("odd")}, 1, "odd"},
+		"deadline of a try": {[]error{context.DeadlineExceeded}, 2, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &scripted{errs: x.errs}
+			r := newResilient(s, DefaultRetryConfig(), prometheus.NewRegistry())
+			var slept []time.Duration
+			r.sleep = func(_ context.Context, d time.Duration) error { slept = append(slept, d); return nil }
+			err := r.Put(t.Context(), "k", nil)
+			if s.calls != x.calls || x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
+				t.Fatalf("%d calls, %v; want %d, %q", s.calls, err, x.calls, x.want)
+			}
+			for k, d := range slept {
+				if span := firstPause << k; d < span/8 || d > span+span/8 {
+					t.Fatalf("pause %d is %s, want a part of %s", k, d, span)
+				}
+			}
+		})
+	}
+}
+
+func TestRetryEndsWithItsContext(t *testing.T) {
+	s := &scripted{errs: kinds(Transient, Transient, Transient)}
+	r := newResilient(s, DefaultRetryConfig(), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.sleep = func(ctx context.Context, _ time.Duration) error { cancel(); return ctx.Err() }
+	if err := r.Put(ctx, "k", nil); err == nil || s.calls != 1 {
+		t.Fatalf("%d calls, %v; want one that failed", s.calls, err)
+	}
+}
+
+func TestDeadlineOfEachTry(t *testing.T) {
+	cfg := DefaultRetryConfig()
+	cfg.Timeout, cfg.Attempts = 5*time.Millisecond, 3
+	s := &scripted{block: true}
+	r := newResilient(s, cfg, nil)
+	r.sleep = func(context.Context, time.Duration) error { return nil }
+	if err := r.Put(t.Context(), "k", nil); s.calls != 3 || err == nil || !strings.Contains(err.Error(), "no answer within 5ms") {
+		t.Fatalf("%d calls, %v; want 3 that were cut", s.calls, err)
+	}
+}
+
+// TestPacer throttles a service for a while and lets it recover.
+func TestPacer(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := NewPacer(1000, 10)
+	p.now = func() time.Time { return now }
+	for range 400 {
+		if d := p.reserve(); d != 0 {
+			t.Fatalf("a wait of %s without need", d)
+		}
+	}
+	if p.Rate() != 0 {
+		t.Fatalf("a bound of %f without need", p.Rate())
+	}
+	p.Slow()
+	p.Slow() // of the same burst
+	if got := p.Rate(); got != 200 {
+		t.Fatalf("rate %f after the first cut, want half of the 400 that there were", got)
+	}
+	// Requests are a 1/200 s apart now.
+	if first, second := p.reserve(), p.reserve(); first != 0 || second != 5*time.Millisecond {
+		t.Fatalf("waits %s, %s; want 0 and 5 ms", first, second)
+	}
+	for range 20 {
+		now = now.Add(cutEvery)
+		p.Slow()
+	}
+	if got := p.Rate(); got != 10 {
+		t.Fatalf("rate %f, want the least", got)
+	}
+	now = now.Add(cutEvery + time.Second)
+	if got := p.Rate(); math.Abs(got-60) > 1e-6 {
+		t.Fatalf("rate %f after a quiet second, want 10 + 5 %% of 1000", got)
+	}
+	now = now.Add(30 * time.Second)
+	if got := p.Rate(); got != 0 || p.reserve() != 0 {
+		t.Fatalf("rate %f after quiet 30 s, want no bound", got)
+	}
+}
+
+func TestPacerWaitEndsWithItsContext(t *testing.T) {
+	p := NewPacer(1000, 0.001)
+	p.Slow()
+	_ = p.Wait(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
