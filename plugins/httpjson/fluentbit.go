@@ -23,15 +23,14 @@ func (r *request) unwrap() bool {
 	if len(rec.Nodes) < 2 {
 		return false
 	}
-	from, timed := 1, r.flbTime()
-	at := from
+	at, timed := 1, r.flbTime()
 	if timed {
 		at = rec.Next(at)
 	}
 	if at < len(rec.Nodes) && r.internal(at) {
 		at = rec.Next(at)
 	}
-	cut(rec, from, at)
+	behead(rec, at)
 	return timed
 }
 
@@ -129,14 +128,14 @@ func subtree(dst, r *mapping.Record, j int) *mapping.Record {
 	return dst
 }
 
-// cut takes the nodes from one up to another, fields of the top map, out of r.
-func cut(r *mapping.Record, from, to int) {
-	n := int32(to - from)
+// behead takes the fields before node to of the top map out of r.
+func behead(r *mapping.Record, to int) {
+	n := int32(to - 1)
 	if n == 0 {
 		return
 	}
-	r.Nodes = append(r.Nodes[:from], r.Nodes[to:]...)
+	r.Nodes = append(r.Nodes[:1], r.Nodes[to:]...)
 	for i := range r.Nodes {
-		r.Nodes[i].End -= n // likewise; maps above the cut are the top only
+		r.Nodes[i].End -= n // likewise
 	}
 }

@@ -39,8 +39,8 @@ func appendDecoded(dst, s []byte) []byte {
 		case '+':
 			c = ' '
 		case '%':
-			if i+2 < len(s) && hex(s[i+1]) >= 0 && hex(s[i+2]) >= 0 {
-				c = byte(hex(s[i+1])<<4 | hex(s[i+2]))
+			if i+2 < len(s) && hexDigit(s[i+1]) >= 0 && hexDigit(s[i+2]) >= 0 {
+				c = byte(hexDigit(s[i+1])<<4 | hexDigit(s[i+2]))
 				i += 2
 			}
 		}
@@ -49,7 +49,7 @@ func appendDecoded(dst, s []byte) []byte {
 	return dst
 }
 
-func hex(c byte) int {
+func hexDigit(c byte) int {
 	switch {
 	case c >= '0' && c <= '9':
 		return int(c - '0')

@@ -79,12 +79,12 @@
 package httpjson
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -105,11 +105,13 @@ type Sink interface {
 
 // Deps are what a Receiver works with. Sink and Mapper must be set.
 type Deps struct {
-	Sink    Sink
-	Mapper  *mapping.Mapper
-	Log     *slog.Logger          // nil: no logs
-	Metrics prometheus.Registerer // nil: no metrics
-	Now     func() time.Time      // nil: time.Now
+	Sink      Sink
+	Mapper    *mapping.Mapper
+	Logstash  *mapping.Mapper       // of /ingest/logstash; nil: Mapper
+	FluentBit *mapping.Mapper       // of /ingest/fluentbit; nil: Mapper
+	Log       *slog.Logger          // nil: no logs
+	Metrics   prometheus.Registerer // nil: no metrics
+	Now       func() time.Time      // nil: time.Now
 }
 
 // Receiver serves all paths.
@@ -119,7 +121,7 @@ type Receiver struct {
 	metrics *metrics
 	refused noteLog
 	config  noteLog
-	work    sync.Pool // *work
+	works   [numAgents]works
 }
 
 // New returns a Receiver. cfg must be valid.
@@ -140,7 +142,9 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	r := &Receiver{d: d, cfg: cfg, metrics: m}
 	r.refused = noteLog{log: d.Log, level: slog.LevelWarn, msg: "events refused"}
 	r.config = noteLog{log: d.Log, level: slog.LevelError, msg: "events cannot be taken before the configuration is changed; the sender keeps them and tries again"}
-	r.work.New = func() any { return newWork(d.Mapper.Acquire()) }
+	for a, m := range [numAgents]*mapping.Mapper{logstash: d.Logstash, fluentBit: d.FluentBit} {
+		r.works[a].mapper = cmp.Or(m, d.Mapper)
+	}
 	return r, nil
 }
 
@@ -171,6 +175,7 @@ const (
 	anyone agent = iota
 	logstash
 	fluentBit
+	numAgents
 )
 
 // handler serves one path.

@@ -1,10 +1,10 @@
 package httpjson
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -28,7 +28,18 @@ type work struct {
 	hash    xxhash.Digest
 }
 
-func newWork(st *mapping.State) *work { return &work{st: st} }
+// works is a pool of work with states of one mapper.
+type works struct {
+	mapper *mapping.Mapper
+	pool   sync.Pool
+}
+
+func (p *works) get() *work {
+	if w, ok := p.pool.Get().(*work); ok {
+		return w
+	}
+	return &work{st: p.mapper.Acquire()}
+}
 
 // What a work may keep allocated in the pool.
 const (
@@ -36,17 +47,17 @@ const (
 	maxPooledNodes = 16 << 10
 )
 
-func (r *Receiver) put(w *work) {
+func (p *works) put(w *work) {
 	w.batches.Reset()
 	w.in = mapping.Input{}
 	if cap(w.body) > maxPooledBody || cap(w.form) > maxPooledBody || cap(w.rec.Nodes) > maxPooledNodes ||
 		cap(w.events.Record.Nodes) > maxPooledNodes || w.flb.size() > maxPooledNodes {
-		r.d.Mapper.Release(w.st)
+		p.mapper.Release(w.st)
 		return
 	}
 	w.events.Reset(nil, 0)
 	w.events.OnDrop = nil
-	r.work.Put(w)
+	p.pool.Put(w)
 }
 
 // partSize is how much of a request is pushed at a time where the parts need
@@ -76,8 +87,9 @@ func (h *handler) ingest(req *http.Request) outcome {
 			release()
 		}
 	}()
-	w := h.work.Get().(*work)
-	defer h.put(w)
+	works := &h.works[h.agent]
+	w := works.get()
+	defer works.put(w)
 	r := &request{work: w, h: h, req: req, arrival: h.d.Now().UnixNano()}
 	r.in = mapping.Input{Job: h.job, Tenant: req.Header.Get(httpbody.TenantHeader), Tag: h.tag(req)}
 	o := httpbody.Options{
@@ -232,25 +244,12 @@ func (r *request) push() bool {
 func (r *request) pushOne(b *push.Batch, id push.ID) error {
 	entries := len(b.Entries) // the sink may take refused ones out
 	b.Receiver, b.ID, b.KeepRefused = r.h.job, id, r.h.keep
-	err := r.sink(b)
+	err := r.h.d.Sink.Push(r.req.Context(), b)
 	var e *push.Error
-	if errors.As(err, &e) && r.h.keep {
-		switch {
-		case b.Tenant != r.in.Tenant && (e.Reason == push.InvalidTenant || e.Reason == push.NoTenant):
-			// A field of the event names a tenant that none can be. The event belongs to
-			// its sender then, who cannot be told.
-			r.h.refused.note(r.h.job, r.req.RemoteAddr, 0, "stored with the tenant of the request: "+e.Error())
-			b.Tenant = r.in.Tenant
-			err = r.sink(b)
-		case e.Reason == push.BlockedIngestion:
-			// Somebody wants these events dropped.
-			r.out.rejected.Add(e.Reason, "", entries, 0, e.Error)
-			return nil
-		}
+	if r.h.keep && errors.As(err, &e) && e.Reason == push.BlockedIngestion {
+		// Somebody wants these events dropped.
+		r.out.rejected.Add(e.Reason, "", entries, 0, e.Error)
+		return nil
 	}
 	return r.out.pushed(err, entries)
 }
-
-func (r *request) sink(b *push.Batch) error { return r.h.d.Sink.Push(r.context(), b) }
-
-func (r *request) context() context.Context { return r.req.Context() }
