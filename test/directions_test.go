@@ -57,6 +57,7 @@ var directions = []struct {
 	{"internal/vfs", []string{"internal/vfs"}},
 	{"internal/config", nil},
 	{"ring", append(leaves, "proto")},
+	{"plugins/mapping/explain", append(leaves, "proto", "plugins")},
 	{"plugins/mapping", append(leaves, "proto")},
 	{"plugins/fluentbit", append(leaves, "proto", "plugins/mapping", "plugins/msgpack", "plugins/grpcpush/pushclient", "plugins/fluentbit")},
 	{"plugins", append(leaves, "proto", "plugins")},
