@@ -23,14 +23,19 @@ test:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 5m ./...
 
-# Stock Loki and logcli, which tests compare with. The first build takes
-# minutes and 5 GB of module and build cache.
-tools: bin/tools/loki bin/tools/logcli
+# Stock Loki and logcli, which tests compare with, and an S3 service. The first
+# build takes minutes and 6 GB of module and build cache.
+tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw
 
 bin/tools/loki bin/tools/logcli &: tools/loki/go.mod tools/loki/go.sum
 	mkdir -p bin/tools
 	cd tools/loki && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/grafana/loki/v3/cmd/loki github.com/grafana/loki/v3/cmd/logcli
 	touch bin/tools/loki bin/tools/logcli
+
+bin/tools/versitygw: tools/s3/go.mod tools/s3/go.sum
+	mkdir -p bin/tools
+	cd tools/s3 && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/versity/versitygw/cmd/versitygw
+	touch bin/tools/versitygw
 
 # Tests against real servers and clients, and the long versions of the others.
 integration: tools build

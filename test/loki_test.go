@@ -20,6 +20,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/testkit"
 	"github.com/loki-go/loki-go/internal/testkit/loglines"
+	"github.com/loki-go/loki-go/internal/testkit/s3server"
 )
 
 // tool returns the path of a program that `make tools` builds.
@@ -46,25 +47,48 @@ common:
 storage_config:
   use_thanos_objstore: true
   object_store:
-    filesystem: {dir: {{.Objects}}}
+    {{.Store.YAML}}
   tsdb_shipper:
     cache_location: {{.Dir}}/tsdb-cache
     active_index_directory: {{.Dir}}/tsdb-active
     resync_interval: 5s
 schema_config:
   configs:
-    - {from: 2020-01-01, store: tsdb, object_store: filesystem, schema: v13, index: {prefix: index_, period: 24h}}
+    - {from: 2020-01-01, store: tsdb, object_store: {{.Store.Type}}, schema: v13, index: {prefix: index_, period: 24h}}
 querier: {query_store_only: true}
 limits_config: {max_query_length: 0, volume_enabled: true}
 `))
 
+// bucket is an object store as loki-go and stock Loki name it.
+type bucket struct {
+	Type string
+	YAML string   // for Loki
+	Args []string // for loki-go
+}
+
+func filesystemBucket(dataDir string) bucket {
+	return bucket{Type: "filesystem", YAML: "filesystem: {dir: " + filepath.Join(dataDir, "objects") + "}"}
+}
+
+func s3Bucket(s *s3server.Server, name string) bucket {
+	return bucket{
+		Type: "s3",
+		YAML: fmt.Sprintf("s3: {endpoint: %s, insecure: true, bucket_name: %s, region: %s, access_key_id: %s, secret_access_key: %s, bucket_lookup_type: path}",
+			strings.TrimPrefix(s.URL, "http://"), name, s3server.Region, s3server.AccessKey, s3server.SecretKey),
+		Args: []string{
+			"-storage.type=s3", "-storage.s3.endpoint=" + s.URL, "-storage.s3.bucket=" + name, "-storage.s3.region=" + s3server.Region,
+			"-storage.s3.access-key=" + s3server.AccessKey, "-storage.s3.secret-key=" + s3server.SecretKey, "-storage.s3.path-style=true",
+		},
+	}
+}
+
 // startLoki starts the read path of stock Loki on a bucket and returns its URL.
-func startLoki(t *testing.T, objects string) string {
+func startLoki(t *testing.T, store bucket) string {
 	t.Helper()
 	dir := t.TempDir()
 	http := testkit.FreePort(t)
 	var conf bytes.Buffer
-	if err := lokiConfig.Execute(&conf, map[string]any{"HTTP": http, "GRPC": testkit.FreePort(t), "Dir": dir, "Objects": objects}); err != nil {
+	if err := lokiConfig.Execute(&conf, map[string]any{"HTTP": http, "GRPC": testkit.FreePort(t), "Dir": dir, "Store": store}); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "loki.yaml")
@@ -158,17 +182,25 @@ func compare(t *testing.T, what string, got, want []testkit.Stream) {
 }
 
 // TestStockLokiReadsWhatWeWrote: every line, time, label and piece of metadata
-// of two tenants and five codecs, in chunks of many blocks.
+// of two tenants and five codecs, in chunks of many blocks, from both kinds of
+// store.
 func TestStockLokiReadsWhatWeWrote(t *testing.T) {
-	dir := t.TempDir()
+	t.Run("filesystem", func(t *testing.T) {
+		dir := t.TempDir()
+		stockLokiReads(t, dir, filesystemBucket(dir))
+	})
+	t.Run("s3", func(t *testing.T) { stockLokiReads(t, t.TempDir(), s3Bucket(s3server.New(t, "logs"), "logs")) })
+}
+
+func stockLokiReads(t *testing.T, dir string, store bucket) {
 	ctx := context.Background()
 	start := time.Now().Add(-time.Hour).Truncate(time.Second).UnixNano()
 	end := time.Now().Add(time.Hour).UnixNano()
 	codecs := []string{"none", "gzip", "lz4", "snappy", "zstd"}
 	tenants := []string{"team-a", "team-b"}
 	for _, codec := range codecs {
-		s := testkit.NewServer(t, dir, "-auth.enabled=true", "-ingester.chunk-encoding="+codec,
-			"-ingester.chunk-block-size=16KB", "-ingester.chunk-target-size=64KB")
+		s := testkit.NewServer(t, dir, append([]string{"-auth.enabled=true", "-ingester.chunk-encoding=" + codec,
+			"-ingester.chunk-block-size=16KB", "-ingester.chunk-target-size=64KB"}, store.Args...)...)
 		s.Start()
 		s.WaitReady()
 		for _, tenant := range tenants {
@@ -191,7 +223,7 @@ func TestStockLokiReadsWhatWeWrote(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	url := startLoki(t, filepath.Join(dir, "objects"))
+	url := startLoki(t, store)
 	for _, tenant := range tenants {
 		for _, codec := range codecs {
 			c := &testkit.Client{Base: url, Tenant: tenant}
@@ -201,6 +233,55 @@ func TestStockLokiReadsWhatWeWrote(t *testing.T) {
 			}
 			compare(t, "loki: "+tenant+", "+codec, got, corpus(codec, tenant, start))
 		}
+	}
+}
+
+// TestS3Outage pushes while the store is gone, at the start too: everything is
+// taken, and stored when it is back.
+func TestS3Outage(t *testing.T) {
+	ctx := context.Background()
+	store := s3server.New(t, "logs")
+	store.Kill()
+	s := testkit.NewServer(t, t.TempDir(), append([]string{"-auth.enabled=true", "-storage.requests.attempts=2"}, s3Bucket(store, "logs").Args...)...)
+	s.Start()
+	s.WaitReady()
+	start := time.Now().Add(-time.Hour).Truncate(time.Second).UnixNano()
+	want := corpus("zstd", "team-a", start)
+	if err := s.Client("team-a").Push(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client("").Do(ctx, "POST", "/flush", "", nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a failed upload", func() bool { return strings.Contains(s.Output(), "storing a chunk failed") })
+	s.Kill()
+	s.Start()
+	s.WaitReady()
+	store.Start()
+	if err := s.Client("").Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(30 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	// A new process has nothing but the bucket.
+	s = testkit.NewServer(t, t.TempDir(), s.Args...)
+	s.Start()
+	s.WaitReady()
+	got, err := s.Client("team-a").QueryAll(ctx, `{codec="zstd"}`, start-30e9, time.Now().UnixNano())
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "from the bucket alone", got, want)
+}
+
+// TestS3Misconfigured: the process does not start and says what to mend.
+func TestS3Misconfigured(t *testing.T) {
+	store := s3server.New(t, "logs")
+	s := testkit.NewServer(t, t.TempDir(), s3Bucket(store, "missing").Args...)
+	s.Start()
+	if err := s.Wait(30 * time.Second); err == nil || !strings.Contains(s.Output(), "create the bucket missing or correct storage.s3.bucket") {
+		t.Fatalf("%v\n%s", err, s.Output())
 	}
 }
 

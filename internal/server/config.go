@@ -19,6 +19,8 @@ import (
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/objstore"
+	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
 
 // Config holds all settings of the process.
@@ -80,20 +82,11 @@ type RingConfig struct {
 
 // StorageConfig says where chunks and indexes are stored.
 type StorageConfig struct {
-	Type string   `yaml:"type" help:"filesystem, s3, gcs or azure; this version supports filesystem, in data-dir/objects"`
-	S3   S3Config `yaml:"s3"`
+	Type     string               `yaml:"type" help:"filesystem (in data-dir/objects), s3, gcs or azure; this version supports the first two"`
+	S3       s3.Config            `yaml:"s3"`
+	Requests objstore.RetryConfig `yaml:"requests"`
 
 	storage.Config `yaml:",inline"`
-}
-
-// S3Config names a bucket.
-type S3Config struct {
-	Endpoint  string `yaml:"endpoint" help:"URL of the service; empty: AWS"`
-	Region    string `yaml:"region" help:"region of the bucket"`
-	Bucket    string `yaml:"bucket" help:"name of the bucket"`
-	AccessKey string `yaml:"access-key" help:"access key id; empty: what the environment provides"`
-	SecretKey string `yaml:"secret-key" secret:"true" help:"secret access key"`
-	PathStyle bool   `yaml:"path-style" help:"put the bucket in the path of URLs, not in the host name"`
 }
 
 // CacheConfig says where chunks are cached.
@@ -120,7 +113,7 @@ func DefaultConfig() Config {
 		Limits:   limits.DefaultConfig(),
 		Ring:     RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
 		Ingester: ingester.DefaultConfig(),
-		Storage:  StorageConfig{Type: "filesystem", S3: S3Config{Region: "us-east-1"}, Config: storage.DefaultConfig()},
+		Storage:  StorageConfig{Type: "filesystem", S3: s3.DefaultConfig(), Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig()},
 		Cache:    CacheConfig{Type: "none"},
 		Query:    query.DefaultConfig(),
 	}
@@ -158,6 +151,7 @@ func (c Config) Validate() []error {
 		{"limits", c.Limits.Validate()},
 		{"ingester", c.Ingester.Validate()},
 		{"storage", c.Storage.Validate()},
+		{"storage.requests", c.Storage.Requests.Validate()},
 		{"query", c.Query.Validate()},
 	} {
 		for _, err := range s.errs {
@@ -186,7 +180,13 @@ func (c Config) unsupported() (errs []error) {
 		errs = append(errs, fmt.Errorf("%s: %q is not %s or %s", setting, got, have, strings.Join(known, " or ")))
 	}
 	f("target", c.Target, "all", "gateway", "ingester", "querier", "compactor")
-	f("storage.type", c.Storage.Type, "filesystem", "s3", "gcs", "azure")
+	if c.Storage.Type == "s3" {
+		for _, err := range c.Storage.S3.Validate() {
+			errs = append(errs, fmt.Errorf("storage.s3.%w", err))
+		}
+	} else {
+		f("storage.type", c.Storage.Type, "filesystem", "gcs", "azure")
+	}
 	f("ring.store", c.Ring.Store, "memory", "consul")
 	f("cache.type", c.Cache.Type, "none", "memcached", "redis")
 	if c.Ring.ReplicationFactor != 1 {

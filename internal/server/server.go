@@ -39,7 +39,6 @@ import (
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/storage"
-	"github.com/loki-go/loki-go/storage/objstore"
 )
 
 // Deps is what a Server needs from outside. All of it must be set but Getenv.
@@ -169,16 +168,11 @@ func (s *Server) listen() error {
 
 // store opens what keeps data: the bucket and the ingester, whose replay begins.
 func (s *Server) store() error {
-	bucket, err := objstore.OpenFilesystem(s.d.FS, s.cfg.objectsDir())
+	bucket, err := s.bucket()
 	if err != nil {
-		return fmt.Errorf("data-dir: %w", err)
+		return err
 	}
-	s.closes = append(s.closes, func() {
-		if err := bucket.Close(); err != nil {
-			s.log.Warn("close of the object store failed", "err", err)
-		}
-	})
-	s.stored = storage.New(bucket, s.cfg.Storage.Config, storage.Options{FileKeys: true, Registerer: s.d.Registry})
+	s.stored = storage.New(bucket, s.cfg.Storage.Config, storage.Options{FileKeys: s.cfg.Storage.Type == "filesystem", Registerer: s.d.Registry})
 	if s.limits, err = limits.New(s.cfg.Limits, s.d.Getenv, s.log); err != nil {
 		return fmt.Errorf("limits.overrides-file: %w", err)
 	}

@@ -1,0 +1,58 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/loki-go/loki-go/storage/objstore"
+	"github.com/loki-go/loki-go/storage/objstore/s3"
+)
+
+// checkTime is how long the check of a remote store may hold up the start.
+const checkTime = 30 * time.Second
+
+// bucket opens the object store that the settings name.
+func (s *Server) bucket() (objstore.Bucket, error) {
+	if s.cfg.Storage.Type == "filesystem" {
+		b, err := objstore.OpenFilesystem(s.d.FS, s.cfg.objectsDir())
+		if err != nil {
+			return nil, fmt.Errorf("data-dir: %w", err)
+		}
+		s.closeBucket(b)
+		return b, nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, checkTime)
+	defer cancel()
+	b, err := s3.Open(ctx, s.cfg.Storage.S3)
+	if err != nil {
+		return nil, fmt.Errorf("storage.s3: %w", err)
+	}
+	s.closeBucket(b)
+	remote := objstore.Resilient(b, s.cfg.Storage.Requests, s.d.Registry)
+	return remote, s.checkBucket(ctx, remote)
+}
+
+func (s *Server) closeBucket(b io.Closer) {
+	s.closes = append(s.closes, func() {
+		if err := b.Close(); err != nil {
+			s.log.Warn("close of the object store failed", "err", err)
+		}
+	})
+}
+
+// checkBucket finds mistakes in the settings. An outage is none: what is
+// pushed stays on local disk until the store is back.
+func (s *Server) checkBucket(ctx context.Context, b objstore.Bucket) error {
+	err := objstore.Check(ctx, b, s.cfg.instanceID())
+	switch objstore.KindOf(err) {
+	case objstore.Transient, objstore.Throttled:
+		s.log.Error("the object store does not answer; until it does, all stays on local disk", "err", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("storage.%s: %w", s.cfg.Storage.Type, err)
+	}
+	return nil
+}
