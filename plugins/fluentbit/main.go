@@ -120,9 +120,9 @@ func FLBPluginInit(plugin unsafe.Pointer) (result C.int) {
 
 // started says what a section makes of its options, and what it cannot see.
 func started(log *slog.Logger, cfg *flush.Config) {
-	log.Info("started; not visible from here, so see to it: retry_limit no_limits (by default Fluent Bit drops a chunk after one "+
-		"retry), workers 1 or more (by default a flush stops all of Fluent Bit), and in the inputs storage.type filesystem "+
-		"(chunks survive a restart)",
+	log.Info("started; a plugin cannot see these: set retry_limit no_limits (by default Fluent Bit drops a chunk after one retry), "+
+		"workers 1 or more (by default a flush stops all of Fluent Bit) and, in the inputs, storage.type filesystem (chunks "+
+		"survive a restart)",
 		"address", strings.Join(cfg.Addresses, ","), "tls", cfg.UseTLS, "tenant", cfg.Tenant,
 		"labels", strings.Join(cfg.Mapping.Labels, ","), "timeout", cfg.Timeout)
 	for _, n := range cfg.Notes {

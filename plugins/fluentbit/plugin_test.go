@@ -18,7 +18,13 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
+	"github.com/loki-go/loki-go/internal/testkit/testcert"
+	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/plugins/grpcpush"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -157,6 +163,7 @@ func (p *process) end() string {
 type sink struct {
 	mu      sync.Mutex
 	entries int
+	dead    int
 	ids     map[push.ID]int
 	last    string
 	answer  func(b *push.Batch) error
@@ -172,6 +179,10 @@ func (s *sink) Push(_ context.Context, b *push.Batch) error {
 	}
 	s.ids[b.ID]++
 	s.entries += len(b.Entries)
+	s.dead += len(b.Dead)
+	if len(b.Entries) == 0 {
+		return nil
+	}
 	s.last = fmt.Sprintf("%s %s %s %s", b.Tenant, b.Receiver, b.Bytes(b.Streams[0].RawLabels), b.Bytes(b.Entries[0].Line))
 	if s.answer != nil {
 		return s.answer(b)
@@ -191,7 +202,7 @@ func (s *sink) counts() (entries, ids int, last string) {
 	return s.entries, len(s.ids), s.last
 }
 
-func serve(t *testing.T, s *sink, addr string) (string, func()) {
+func serve(t *testing.T, s *sink, addr string, opts ...grpc.ServerOption) (string, func()) {
 	t.Helper()
 	cfg := grpcpush.DefaultConfig()
 	rc, err := grpcpush.New(grpcpush.Deps{Sink: s, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, cfg)
@@ -202,7 +213,7 @@ func serve(t *testing.T, s *sink, addr string) (string, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer(cfg.ServerOptions()...)
+	srv := grpc.NewServer(append(cfg.ServerOptions(), opts...)...)
 	rc.Register(srv)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
@@ -229,7 +240,7 @@ const isError, isOK, isRetry = "0", "1", "2"
 func TestPlugin(t *testing.T) {
 	s := &sink{}
 	addr, stop := serve(t, s, "127.0.0.1:0")
-	p, lines := start(t, []string{"Address=" + addr, "TenantID=team-a", `Labels={env="prod"}`, "label_keys=stream", "Timeout=10s"})
+	p, lines := start(t, []string{"Address=" + addr, "TenantID=team-a", `Labels={env="prod"}`, "label_keys=stream", "Timeout=2s"})
 	if len(lines) != 2 || lines[0] != "registered loki-go type=2 proxy=11" || lines[1] != "init 1" {
 		t.Fatalf("got %q\n%s", lines, p.end())
 	}
@@ -269,12 +280,22 @@ func TestPlugin(t *testing.T) {
 	if _, ids, _ := s.counts(); ids != 1 {
 		t.Fatalf("one chunk, flushed again and again, has %d ids", ids)
 	}
+	s.mu.Lock()
+	if s.dead != 0 {
+		t.Fatalf("%d dead letters of a good chunk", s.dead)
+	}
+	s.mu.Unlock()
 
 	// Chunks that are none.
 	for _, chunk := range []string{"\x01", "\xc0", "\xc1", "\xdf\xff\xff\xff\xff", strings.Repeat("\x91", 100_000), "\x92\xd7\x00\x00"} {
 		flush(write(t, []byte(chunk)), isError)
 	}
 	flush(write(t, nil), isOK)
+	s.mu.Lock()
+	if s.dead != 6 {
+		t.Fatalf("%d dead letters of 6", s.dead)
+	}
+	s.mu.Unlock()
 
 	// The server goes and comes back.
 	stop()
@@ -300,7 +321,7 @@ func TestPlugin(t *testing.T) {
 	}
 	for _, want := range []string{
 		"set retry_limit no_limits", "workers 1", "reason=greater_than_max_sample_age", "two are too old",
-		"reason=line_too_long", "reason=invalid_tenant", "sent again", "are lost",
+		"reason=line_too_long", "reason=invalid_tenant", "sent again", "entries are lost", "dead letters",
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in the log:\n%s", want, log)
@@ -353,6 +374,61 @@ func TestBadConfiguration(t *testing.T) {
 		}
 	}
 	f("want HOST:PORT", "Address=localhost")
-	f("URL is not an option of loki-go: write Address HOST:PORT (gRPC)", "URL=http://localhost:3100/loki/api/v1/push")
-	f("is not auto, json or logfmt", "LineFormat=xml", "Address=localhost:9095")
+	f("localhost:3100 is the port for HTTP; this output speaks gRPC", "URL=http://localhost:3100/loki/api/v1/push")
+	f("is not auto, raw, json or logfmt", "LineFormat=xml", "Address=localhost:9095")
+	f("write LabelKeys", "LabelKey=a", "Address=localhost:9095")
+	f("no such file", "Address=localhost:9095", "ca_file=/nowhere/ca.pem")
+	f("no such file", "Address=https://localhost:9095", "BearerTokenFile=/nowhere/token")
+}
+
+// TestSecured pushes with TLS, a client certificate and a user.
+func TestSecured(t *testing.T) {
+	certs := testcert.New(t)
+	conf, err := tlsconf.Server{CertFile: certs.Cert, KeyFile: certs.Key, ClientCAFile: certs.CA}.Config(nil, "h2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var authorization []string
+	s := &sink{}
+	addr, _ := serve(t, s, "127.0.0.1:0", grpc.Creds(credentials.NewTLS(conf)),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			md, _ := metadata.FromIncomingContext(ctx)
+			mu.Lock()
+			authorization = md.Get("authorization")
+			mu.Unlock()
+			if len(authorization) != 1 || authorization[0] != "Basic dTpwQHNz" {
+				return nil, status.Error(codes.Unauthenticated, "who are you?")
+			}
+			return next(ctx, req)
+		}))
+	section := func(user string, more ...string) []string {
+		return append([]string{"URL=https://" + user + addr, "ca_file=" + certs.CA, "Timeout=2s"}, more...)
+	}
+	p, lines := start(t,
+		section("u:p%40ss@", "cert_file="+certs.ClientCert, "key_file="+certs.ClientKey),
+		section("u:wrong@", "cert_file="+certs.ClientCert, "key_file="+certs.ClientKey),
+		section("u:p%40ss@"),
+		[]string{"Address=" + addr, "HTTPUser=u", "HTTPPasswd=p@ss", "Timeout=2s"},
+	)
+	if len(lines) != 5 {
+		t.Fatalf("got %q\n%s", lines, p.end())
+	}
+	for i, want := range []string{isOK, isRetry, isRetry, isRetry} {
+		if got := p.do("flush %d kube.a %s", i, chunkFile); got != want {
+			t.Fatalf("section %d: got %s, want %s\n%s", i, got, want, p.end())
+		}
+	}
+	if entries, _, _ := s.counts(); entries != 6 {
+		t.Fatalf("%d entries", entries)
+	}
+	for i := range 4 {
+		if got := p.do("exit %d", i); got != isOK {
+			t.Fatalf("exit: got %s", got)
+		}
+	}
+	log := p.end()
+	if !strings.Contains(log, "who are you?") || !strings.Contains(log, "goes over the network as it is") || strings.Contains(log, "p@ss") || strings.Contains(log, "wrong") {
+		t.Fatalf("log: %s", log)
+	}
 }
