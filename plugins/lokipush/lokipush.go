@@ -2,6 +2,7 @@
 //
 //	POST /loki/api/v1/push
 //	POST /api/prom/push
+//	gRPC logproto.Pusher/Push
 //
 // Both paths take the same. A body of Content-Type application/json is
 //
@@ -21,6 +22,9 @@
 // Times and lines are kept exactly as sent. The protobuf of a client and its
 // compression are kept too: they become the Body of the batch.
 //
+// A gRPC call carries the same protobuf without snappy; gRPC's own compression
+// may be gzip, snappy or zstd.
+//
 // # Answers
 //
 //	204  all entries are durable; also for streams without entries
@@ -30,7 +34,10 @@
 //	401, 413, 429, 503 as push.Reason.Status has them, with Retry-After; nothing
 //	     is known to be stored
 //
-// X-Scope-OrgID names the tenant. Idempotency-Key or X-Request-Id identifies a
+// The gRPC service says the same in the way of Loki's: a status whose code is the
+// HTTP code, with the whole answer as an httpgrpc.HTTPResponse in its details.
+//
+// X-Scope-OrgID (or the metadata of that name) names the tenant. Idempotency-Key or X-Request-Id identifies a
 // push that is sent again.
 //
 // A Receiver has no goroutines of its own and needs no closing. Its handler may
@@ -118,16 +125,23 @@ func (rc *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed: use POST", http.StatusMethodNotAllowed)
 		return
 	}
-	p := request{rc: rc, r: r, ctx: r.Context()}
+	p := request{rc: rc, r: r, ctx: r.Context(), format: "protobuf"}
 	err := p.serve()
-	code := httpbody.WriteError(w, err)
-	rc.metrics.count(&p, code)
+	if p.json {
+		p.format = "json"
+	}
+	rc.note(&p, httpbody.WriteError(w, err), err, r.RemoteAddr)
+}
+
+// note counts and logs a push that was answered.
+func (rc *Receiver) note(p *request, code int, err error, peer string) {
+	rc.metrics.count(p, code)
 	switch {
 	case err == nil || errors.Is(err, httpbody.ErrDisconnected) || p.ctx.Err() != nil:
 	case code >= 500 && code != http.StatusServiceUnavailable:
-		rc.d.Log.Error("push failed", "receiver", receiver, "peer", r.RemoteAddr, "err", err)
+		rc.d.Log.Error("push failed", "receiver", receiver, "peer", peer, "err", err)
 	default:
-		rc.refused.note(r.RemoteAddr, code, err)
+		rc.refused.note(peer, code, err)
 	}
 }
 
@@ -140,6 +154,7 @@ type request struct {
 	ctx     context.Context
 	held    []func() // releases of what was admitted
 	json    bool
+	format  string
 	decoded int // bytes
 	entries int
 }
@@ -175,10 +190,15 @@ func (p *request) serve() error {
 	if err != nil {
 		return err
 	}
+	return p.push(b, p.r.Header, w.body)
+}
+
+// push pushes what was decoded of body.
+func (p *request) push(b *push.Batch, h http.Header, body []byte) error {
 	p.decoded, p.entries = len(b.Data), len(b.Entries)
-	b.Tenant = p.r.Header.Get(httpbody.TenantHeader)
+	b.Tenant = h.Get(httpbody.TenantHeader)
 	b.Receiver = receiver
-	b.ID = httpbody.PushID(p.r.Header, w.body)
+	b.ID = httpbody.PushID(h, body)
 	return p.rc.d.Sink.Push(p.ctx, b)
 }
 
@@ -219,12 +239,18 @@ func (p *request) decodeProtobuf(body []byte, b *push.Batch) error {
 	if n > int(p.rc.cfg.MaxDecodedSize) {
 		return p.tooLarge()
 	}
+	return p.decodeInto(n, b, func() error { return b.SetBody(body, push.CodecSnappy, n) })
+}
+
+// decodeInto fills b, which will have n bytes of protobuf, in memory that it
+// asks for.
+func (p *request) decodeInto(n int, b *push.Batch, decode func() error) error {
 	// Entries of ordinary size take a quarter of their bytes.
 	free := int64(n) + int64(n)/4
 	if err := p.admit(free); err != nil {
 		return err
 	}
-	switch err := b.SetBody(body, push.CodecSnappy, n); {
+	switch err := decode(); {
 	case errors.Is(err, push.ErrTooLarge):
 		return p.tooLarge()
 	case err != nil:

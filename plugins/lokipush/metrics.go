@@ -21,7 +21,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_lokipush_" + name, Help: help}, labels)
 	}
 	m := &metrics{
-		requests: counter("requests_total", "Pushes answered, by format and status.", "format", "status"),
+		requests: counter("requests_total", "Pushes answered, by format (protobuf, json, grpc) and status.", "format", "status"),
 		bytes:    counter("decoded_bytes_total", "Bytes of decoded pushes, stored or not.", "format"),
 		entries:  counter("entries_total", "Entries in decoded pushes, stored or not.", "format"),
 	}
@@ -37,10 +37,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 }
 
 func (m *metrics) count(p *request, code int) {
-	format := "protobuf"
-	if p.json {
-		format = "json"
-	}
+	format := p.format
 	m.requests.WithLabelValues(format, strconv.Itoa(code)).Inc()
 	m.bytes.WithLabelValues(format).Add(float64(p.decoded))
 	m.entries.WithLabelValues(format).Add(float64(p.entries))

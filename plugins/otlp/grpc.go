@@ -58,7 +58,7 @@ func (rc *Receiver) Open() error {
 		return fmt.Errorf("otlp: %w", err)
 	}
 	rc.listener = l
-	rc.server = grpc.NewServer(opts...)
+	rc.server = grpc.NewServer(append(opts, rc.d.GRPC...)...)
 	rc.RegisterGRPC(rc.server)
 	bounded := &boundedListener{Listener: l, free: make(chan struct{}, rc.cfg.GRPCMaxConnections), closed: make(chan struct{})}
 	rc.serving.Go(func() {

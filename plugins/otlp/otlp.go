@@ -92,6 +92,7 @@ type Deps struct {
 	Log     *slog.Logger          // nil: no logs
 	Metrics prometheus.Registerer // nil: no metrics
 	Now     func() time.Time      // nil: time.Now; for records without a time
+	GRPC    []grpc.ServerOption   // more options of the gRPC server: who may call it
 }
 
 // Receiver is the HTTP handler and the gRPC service.
