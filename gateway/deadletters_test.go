@@ -146,6 +146,15 @@ func TestOnlyWhatIsAskedForIsKept(t *testing.T) {
 			t.Errorf("%s was made", labels)
 		}
 	}
+	// Nor where single entries of the stream are marked.
+	b3 := e.batch(one(lone, at(0, "y"), at(-1000*time.Hour, "old")))
+	defer b3.Release()
+	if err := e.keep(b3); !errors.As(err, &rej) || b3.Entries[0].Reject != push.StreamRateLimit {
+		t.Fatalf("got %v", err)
+	}
+	if old, rate := e.dead("a", push.TooOld), e.dead("a", push.StreamRateLimit); len(old) != 1 || len(rate) != 0 {
+		t.Errorf("kept %q and %q", old, rate)
+	}
 }
 
 func TestEntriesOfARetryableStream(t *testing.T) {
