@@ -211,7 +211,7 @@ func TestFluentBitFixtures(t *testing.T) {
 				c.source = "flb_http.events.json"
 			}
 			want, m := &sink{}, newReceiver(t, &sink{}, nil).d.Mapper
-			st, bl := m.Acquire(), push.NewBuilder(push.Get())
+			st, g := m.Acquire(), new(mapping.Batches)
 			now := int64(arrival)
 			for i, e := range flbEvents(t, c.source) {
 				if c.name == "flb_http_metadata_json" && i == 5 {
@@ -229,9 +229,9 @@ func TestFluentBitFixtures(t *testing.T) {
 					in.TS = now
 					now++
 				}
-				st.Map(rec, &in, bl)
+				st.Add(rec, &in, g)
 			}
-			if err := want.Push(t.Context(), bl.Finish()); err != nil {
+			if err := want.Push(t.Context(), g.Finish()[0]); err != nil {
 				t.Fatal(err)
 			}
 			requests := len(s.batches)

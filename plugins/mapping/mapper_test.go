@@ -49,11 +49,10 @@ func entries(b *push.Batch) []entry {
 }
 
 func mapOne(st *State, rec *Record, in *Input) entry {
-	b := push.Get()
-	defer b.Release()
-	bl := push.NewBuilder(b)
-	st.Map(rec, in, bl)
-	return entries(bl.Finish())[0]
+	var g Batches
+	defer g.Reset()
+	st.Add(rec, in, &g)
+	return entries(g.Finish()[0])[0]
 }
 
 func config(change func(c *Config)) Config {
@@ -222,10 +221,11 @@ func TestMapLimits(t *testing.T) {
 func TestMapBatch(t *testing.T) {
 	m := newMapper(t, DefaultConfig(), Limits{})
 	st := m.Acquire()
-	bl := push.NewBuilder(push.Get())
+	var g Batches
+	defer g.Reset()
 	for i := range 4 {
 		rec := parse(t, fmt.Sprintf(`{"log":"same","service":"s%d"}`, i%2))
-		st.Map(rec, &Input{Job: "j", TS: 1e9}, bl)
+		st.Add(rec, &Input{Job: "j", TS: 1e9}, &g)
 	}
 	want := []entry{
 		{`{job="j", service_name="s0"}`, 1e9, "same", ""},
@@ -233,7 +233,7 @@ func TestMapBatch(t *testing.T) {
 		{`{job="j", service_name="s1"}`, 1e9, "same", ""},
 		{`{job="j", service_name="s1"}`, 1e9 + 1, "same", ""},
 	}
-	if got := entries(bl.Finish()); !reflect.DeepEqual(got, want) {
+	if got := entries(g.Finish()[0]); !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v", got)
 	}
 }
@@ -393,14 +393,13 @@ func TestMapAllocs(t *testing.T) {
 		parse(t, `{"log":"GET / 200","stream":"stdout","n":1.5,"a":[1,2],"kubernetes":{"pod_name":"p","namespace_name":"ns","container_name":"c","labels":{"app":"a","x":"y"}}}`),
 		parse(t, `{"level":"info","user":{"id":7}}`),
 	}
-	b := push.Get()
-	bl := push.NewBuilder(b)
+	var g Batches
 	in := &Input{Job: "json", Tag: []byte("kube.x"), TS: 1790000000e9}
 	run := func() {
-		bl.Reset(b)
 		for i := range 1000 {
-			st.Map(recs[i&1], in, bl)
+			st.Add(recs[i&1], in, &g)
 		}
+		g.Reset()
 	}
 	run()
 	// What is left is the builder's: the text of each stream, once a batch.
@@ -435,17 +434,16 @@ func BenchmarkMap(b *testing.B) {
 			}
 			m := newMapper(b, config(func(cfg *Config) { cfg.LineFormat = c.format }), Limits{})
 			st := m.Acquire()
-			batch := push.Get()
-			bl := push.NewBuilder(batch)
+			var g Batches
 			in := &Input{Job: "json", Tag: []byte("kube.var.log"), TS: 1790000000e9}
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
 				if n++; n%1000 == 0 {
-					bl.Reset(batch)
+					g.Reset()
 				}
 				in.TS++
-				st.Map(recs[n%len(recs)], in, bl)
+				st.Add(recs[n%len(recs)], in, &g)
 			}
 			b.SetBytes(int64(len(body) / len(recs)))
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "records/s")

@@ -375,6 +375,7 @@ func TestParseRef(t *testing.T) {
 	}
 	bad("", "empty path")
 	bad("$", "no key behind $")
+	bad("$['']", "empty path")
 	bad("$a[", "expected ['key']")
 	bad("$a[0]", "elements of arrays")
 	bad("$a[x]", "a key in quotes")

@@ -36,9 +36,6 @@ func (r ref) String() string {
 func parseRef(s string) (ref, error) {
 	text, dollar := strings.CutPrefix(s, "$")
 	if !dollar {
-		if s == "" {
-			return ref{}, errors.New("empty path")
-		}
 		return checkRef(ref{path: s})
 	}
 	if text == "TAG" {
@@ -59,6 +56,9 @@ func parseRef(s string) (ref, error) {
 }
 
 func checkRef(r ref) (ref, error) {
+	if r.path == "" {
+		return ref{}, errors.New("empty path")
+	}
 	if len(r.path) > maxPath {
 		return ref{}, fmt.Errorf("path %q is longer than %d bytes", clip(r.path), maxPath)
 	}

@@ -72,12 +72,6 @@ func (st *State) Add(rec *Record, in *Input, g *Batches) bool {
 	return true
 }
 
-// Map adds rec to bl as one entry, whatever tenant it names.
-func (st *State) Map(rec *Record, in *Input, bl *push.Builder) {
-	st.read(rec, in)
-	st.write(rec, in, bl)
-}
-
 // read finds what matters in rec.
 func (st *State) read(rec *Record, in *Input) {
 	st.keys.begin()
