@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
 )
 
@@ -112,7 +113,7 @@ func TestHold(t *testing.T) {
 	send(t, c, enc(list{"t", list{event(1, "a")}, chunk("one")}))
 	expect(t, c, ackOf("one"))
 	if len(ids) != 3 || ids[0] != ids[2] {
-		t.Fatalf("ids %x", ids)
+		t.Fatalf("ids %v", ids)
 	}
 	if got := strings.Join(sink.lines(), " "); got != "a" {
 		t.Fatalf("stored %s", got)
@@ -375,6 +376,64 @@ func TestDeadLetters(t *testing.T) {
 	f("JSON", []byte(`["t",[[1,{"log":"a"}],[1],["x",{}],[1,2]],{"chunk":"c"}]`), none+"not_an_event|[1]", none+"bad_time|{}", none+"not_a_map|2")
 	deep := `["t",1,` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,{"chunk":"c"}]`
 	f("deep JSON", []byte(deep), none+"too_many_values|"+deep)
+}
+
+// Records and tags can name their tenant. A chunk then is several pushes, each
+// with an id of its own, the same when it comes again.
+func TestTenants(t *testing.T) {
+	mc := mapping.DefaultConfig()
+	mc.TenantKeys = []string{"team", "$TAG[1]"}
+	r := newMappingRig(t, &fakeSink{}, mc, func(c *Config) { c.Tenant = "default" })
+	team := func(i int, name string) list { return list{i, pairs{"log", name, "team", name}} }
+	entries := list{event(1, "by tag"), team(2, "blue"), 7, team(3, "red"), team(4, "blue")}
+	for range 2 {
+		got := r.play(enc(list{"app.green", entries, chunk("c")}, list{"app", list{event(5, "by default")}}))
+		if !bytes.Equal(bytes.Join(got.answers, nil), ackOf("c")) {
+			t.Fatalf("answered %q", got.answers)
+		}
+	}
+	var got []string
+	for _, b := range r.sink.batches {
+		var lines []string
+		for _, e := range b.entries {
+			lines = append(lines, e.line)
+		}
+		got = append(got, fmt.Sprintf("%s: %s, %d dead", b.tenant, strings.Join(lines, " "), len(b.dead)))
+	}
+	want := []string{"green: by tag, 0 dead", "blue: blue blue, 0 dead", "default: , 1 dead", "red: red, 0 dead", "default: by default, 0 dead"}
+	if !slices.Equal(got, append(want, want...)) {
+		t.Fatalf("pushed %q", got)
+	}
+	ids := map[push.ID]bool{}
+	for i := range 4 {
+		ids[r.sink.batches[i].id] = true
+		if r.sink.batches[i].id != r.sink.batches[i+5].id {
+			t.Fatalf("push %d has another id the second time", i)
+		}
+	}
+	if len(ids) != 4 || ids[push.ID{}] {
+		t.Fatalf("ids %v", ids)
+	}
+}
+
+func TestVeryManyTenants(t *testing.T) {
+	mc := mapping.DefaultConfig()
+	mc.TenantKeys = []string{"team"}
+	r := newMappingRig(t, &fakeSink{}, mc, nil)
+	var entries list
+	for i := range 200 {
+		entries = append(entries, list{i + 1, pairs{"log", fmt.Sprint(i), "team", fmt.Sprint("t", i%150)}})
+	}
+	if got := r.play(enc(list{"t", entries, chunk("c")})); !bytes.Equal(bytes.Join(got.answers, nil), ackOf("c")) {
+		t.Fatalf("answered %q", got.answers)
+	}
+	ids := map[push.ID]bool{}
+	for _, b := range r.sink.batches {
+		ids[b.id] = true
+	}
+	if n := len(r.sink.all()); n != 200 || len(ids) != len(r.sink.batches) || len(ids) < 150 {
+		t.Fatalf("%d entries, %d ids for %d pushes", n, len(ids), len(r.sink.batches))
+	}
 }
 
 func TestMessageMetadata(t *testing.T) {

@@ -176,6 +176,11 @@ func newRig(t testing.TB, sink *fakeSink, format string, change func(*Config)) *
 	t.Helper()
 	mc := mapping.DefaultConfig()
 	mc.LineFormat = format
+	return newMappingRig(t, sink, mc, change)
+}
+
+func newMappingRig(t testing.TB, sink *fakeSink, mc mapping.Config, change func(*Config)) *rig {
+	t.Helper()
 	m, err := mapping.New(mc, mapping.Limits{})
 	if err != nil {
 		t.Fatal(err)
