@@ -57,7 +57,7 @@ type extent struct {
 // and whether that has ended.
 func (e *extent) feed(p []byte) (n int, done bool) {
 	if e.kind == 0 && len(p) > 0 {
-		e.kind = p[0]
+		e.kind = max(p[0], 1) // NUL is as good a start of what is no value as any
 	}
 	switch e.kind {
 	case '{', '"':
