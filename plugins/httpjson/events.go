@@ -122,20 +122,23 @@ func kindName(k mapping.Kind) string {
 // event maps the JSON event in r.rec.
 func (r *request) event() {
 	r.in.Meta = nil
-	if r.h.agent != fluentBit || !r.unwrap() {
-		ts, node := mapping.EventTime(&r.rec)
-		if node >= 0 {
-			r.rec.Nodes[node].Used = true
-			r.in.TS = ts
-		} else {
-			r.arrived()
-		}
-	}
+	timed := r.h.agent == fluentBit && r.unwrap() || r.ownTime()
 	if r.h.agent == logstash {
 		r.in.LineKey = "message"
 		mapping.DropLogstash(&r.rec)
 	}
-	r.add(&r.rec)
+	r.add(&r.rec, timed)
+}
+
+// ownTime finds the time among the fields of the event.
+func (r *request) ownTime() bool {
+	ts, node := mapping.EventTime(&r.rec)
+	if node < 0 {
+		return false
+	}
+	r.rec.Nodes[node].Used = true
+	r.in.TS = ts
+	return true
 }
 
 // msgpack maps all events in the body.
@@ -145,11 +148,8 @@ func (r *request) msgpack() {
 	}
 	now := r.arrival
 	for r.events.Reset(r.body, now); r.out.err == nil && r.events.Next(); {
-		if r.in.TS = r.events.TS; r.in.TS == now {
-			r.arrived()
-		}
-		r.in.Meta = r.events.Meta
-		r.add(&r.events.Record)
+		r.in.TS, r.in.Meta = r.events.TS, r.events.Meta
+		r.add(&r.events.Record, r.in.TS != now)
 	}
 }
 
@@ -159,8 +159,7 @@ func (r *request) text() {
 		mapping.Node{Kind: mapping.Map, End: 2},
 		mapping.Node{Kind: mapping.String, Key: []byte("message"), Str: r.body})
 	r.in.LineKey = "message"
-	r.arrived()
-	r.add(&r.rec)
+	r.add(&r.rec, false)
 }
 
 // fields maps the body as the fields of a form.

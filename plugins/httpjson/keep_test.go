@@ -373,41 +373,61 @@ func TestContentID(t *testing.T) {
 
 // TestTenants has events of several tenants in one request.
 func TestTenants(t *testing.T) {
-	start := func(s *sink, untimed bool, tenants ...string) *request {
-		h := newReceiver(t, s, nil).Logstash().(*handler)
-		r := &request{work: h.works[logstash].get(), h: h, req: post("/ingest/logstash", "body"), untimed: untimed}
-		r.body = []byte("body")
-		for _, name := range tenants {
-			r.in = mapping.Input{Tenant: name, TS: 1}
-			r.rec.Nodes = []mapping.Node{{Kind: mapping.Map, End: 2}, {Kind: mapping.String, Key: []byte("message"), Str: []byte("of " + name)}}
-			r.add(&r.rec)
-		}
-		return r
+	c := mapping.DefaultConfig()
+	c.TenantKeys = []string{"team"}
+	m, err := mapping.New(c, mapping.Limits{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	// One tenant is over its limit: the others are stored if that can be repeated.
-	for _, untimed := range []bool{false, true} {
+	send := func(s *sink, body string) int {
+		r, err := New(Deps{Sink: s, Mapper: m}, DefaultConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return do(mux(r), post("/ingest/logstash", body, "X-Scope-OrgID", "default")).Code
+	}
+	event := func(team, time string) string {
+		return `{"message":"of ` + team + `","team":"` + team + `"` + time + `}`
+	}
+	const timed = `,"ts":1790000000`
+
+	s := &sink{}
+	if code := send(s, event("a", timed)+event("b", timed)+event("a", timed)+`{"message":"x","ts":1790000000} 1`); code != 200 || len(s.entries) != 4 || len(s.dead) != 1 {
+		t.Fatalf("%d, stored %q, dead %q", code, s.entries, s.dead)
+	}
+	ids := map[push.ID]bool{}
+	tenants := ""
+	for _, b := range s.batches {
+		ids[b.ID] = true
+		tenants += b.Tenant + " "
+	}
+	if tenants != "a b default " || len(ids) != 3 || ids[push.ID{}] {
+		t.Fatalf("tenants %q, %d ids", tenants, len(ids))
+	}
+	// One is over its limit: the others are stored if that can be repeated.
+	for time, want := range map[string]int{timed: 1, "": 0} {
 		s := &sink{answer: func(b *push.Batch) error {
 			if b.Tenant == "a" {
 				return push.Errorf(push.RateLimited, "rate")
 			}
 			return nil
 		}}
-		r := start(s, untimed, "a", "b")
-		want := 1
-		if untimed {
-			want = 0
-		}
-		if r.push() || len(s.entries) != want {
-			t.Fatalf("untimed %v: %d stored, want %d", untimed, len(s.entries), want)
+		if code := send(s, event("a", time)+event("b", time)); code != 429 || len(s.entries) != want {
+			t.Fatalf("%d, %d stored, want %d", code, len(s.entries), want)
 		}
 	}
-	// More tenants than batches may be.
-	s := &sink{}
-	var many []string
-	for i := range mapping.MaxTenants + 5 {
-		many = append(many, fmt.Sprint("t", i))
+	// More tenants than batches may be: the rest is a part of its own.
+	s = &sink{}
+	var many strings.Builder
+	for i := range mapping.MaxTenants {
+		many.WriteString(event(fmt.Sprint("t", i), timed))
 	}
-	if r := start(s, false, many...); !r.push() || len(s.entries) != len(many) || r.part != 2 {
-		t.Fatalf("%d stored in %d parts", len(s.entries), r.part)
+	if code := send(s, many.String()+event("u", "")+event("v", timed)); code != 204 || len(s.entries) != mapping.MaxTenants+2 {
+		t.Fatalf("%d, %d stored", code, len(s.entries))
+	}
+	for i, b := range s.batches {
+		if last := i >= mapping.MaxTenants; (b.ID == push.ID{}) != last {
+			t.Fatalf("batch %d of tenant %s has the id %x", i, b.Tenant, b.ID)
+		}
 	}
 }

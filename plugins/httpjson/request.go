@@ -72,7 +72,7 @@ type request struct {
 	out outcome
 
 	arrival int64 // time of the next event that has none
-	untimed bool  // so had an event of the present part
+	untimed bool  // an event of the present part had none
 	part    int   // how often there was a push
 	pushed  int   // events in all of them
 	size    int   // and their size
@@ -163,13 +163,19 @@ func (r *request) whole() {
 	}
 }
 
-// add maps an event whose time is in r.in.
-func (r *request) add(rec *mapping.Record) {
+// add maps an event. One that is not timed gets the time of arrival, others
+// have theirs in r.in.
+func (r *request) add(rec *mapping.Record, timed bool) {
+	if !timed {
+		r.in.TS = r.arrival
+		r.arrival++
+	}
 	for !r.st.Add(rec, &r.in, &r.batches) {
 		if !r.push() {
 			return
 		}
 	}
+	r.untimed = r.untimed || !timed
 	n, size := r.batches.Len(), r.batches.Size()
 	if r.h.keep {
 		if n >= r.h.cfg.MaxEvents || size >= partSize {
@@ -189,13 +195,6 @@ func (r *request) check(n, size int) {
 	case r.pushed+n+r.out.unread > r.h.cfg.MaxEvents:
 		r.out.err = push.Errorf(push.BodyTooLarge, "more than %d events in one request", r.h.cfg.MaxEvents)
 	}
-}
-
-// arrived gives the next event the time of arrival.
-func (r *request) arrived() {
-	r.in.TS = r.arrival
-	r.arrival++
-	r.untimed = true
 }
 
 // refuse is for a piece of input that is no event.
