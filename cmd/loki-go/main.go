@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +31,7 @@ func main() {
 	// After the first signal the next one has its usual effect: the process
 	// ends at once. The WAL has all that was acknowledged.
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr))
 }
 
 // command is what the command line alone can say.
@@ -47,16 +48,22 @@ type command struct {
 type settings struct {
 	cmd        command
 	cfg        server.Config
-	cmdFlags   *config.Binding
+	cmdFlags   []*config.Binding // what only the command line can say
 	cfgBinding *config.Binding
 }
 
-func newSettings() (*settings, error) {
+// newSettings returns the defaults. more are structs with flags of a
+// subcommand.
+func newSettings(more ...any) (*settings, error) {
 	s := &settings{cfg: server.DefaultConfig()}
-	var err error
-	if s.cmdFlags, err = config.Bind(&s.cmd); err != nil {
-		return nil, err
+	for _, flags := range append([]any{&s.cmd}, more...) {
+		b, err := config.Bind(flags)
+		if err != nil {
+			return nil, err
+		}
+		s.cmdFlags = append(s.cmdFlags, b)
 	}
+	var err error
 	s.cfgBinding, err = config.Bind(&s.cfg)
 	return s, err
 }
@@ -64,13 +71,13 @@ func newSettings() (*settings, error) {
 // load fills s from the command line and the file that it names. Problems that
 // validation finds are among the errors.
 func (s *settings) load(args []string, getenv config.Getenv) []error {
-	parsed, errs := config.ParseArgs(args, s.cmdFlags, s.cfgBinding)
+	parsed, errs := config.ParseArgs(args, append(slices.Clone(s.cmdFlags), s.cfgBinding)...)
 	var ours, rest []config.Arg
 	for _, a := range parsed {
-		if s.cmdFlags.Has(a.Setting) {
-			ours = append(ours, a)
-		} else {
+		if s.cfgBinding.Has(a.Setting) {
 			rest = append(rest, a)
+		} else {
+			ours = append(ours, a)
 		}
 	}
 	errs = append(errs, config.Apply(ours, getenv)...)
@@ -94,7 +101,13 @@ name are nested, and as a flag; both take ${NAME} and ${NAME:-text} from the
 environment.
 
 `)
-	s.cmdFlags.Usage(w)
+	for _, c := range subcommands {
+		fmt.Fprintf(w, "  loki-go %s\n        %s\n", c.name, c.help)
+	}
+	fmt.Fprintln(w)
+	for _, b := range s.cmdFlags {
+		b.Usage(w)
+	}
 	fmt.Fprintln(w)
 	s.cfgBinding.Usage(w)
 }
@@ -102,18 +115,29 @@ environment.
 // run is the program. The parts and what flows between them, all built by
 // server.Open:
 //
-//	:3100 HTTP ──┬─ lokipush ──┐
-//	             ├─ httpjson ──┤                    ┌─> WAL ── acknowledged
-//	:24224 ──────── forward ───┼─> gateway ──> ingester
-//	:9095 gRPC ──── grpcpush ──┘   (ring)           └─> blocks ──> storage ──> objects
-//	             │                                     │             │
-//	             ├─ query <────────────────────────────┴─────────────┘
-//	             └─ /ready /metrics /config /flush ...
+//	:3100 HTTP ──┬─ lokipush ───────┐
+//	             ├─ otlp ───────────┤
+//	             ├─ httpjson ───────┤
+//	             ├─ elasticsearch ──┤                    ┌─> WAL ── acknowledged
+//	:24224 ──────── forward ────────┼─> gateway ──> ingester
+//	:4317 gRPC ──── otlp ───────────┤   (ring)           └─> blocks ──> storage ──> objects
+//	:9095 gRPC ──── grpcpush ───────┤                       │             │
+//	syslog ports ── syslog ─────────┘                       │             │
+//	             ┌─ query <─────────────────────────────────┴─────────────┘
+//	:3100 HTTP ──┴─ /ready /metrics /config /flush ...
 //
 // Start goes from right to left, the end from left to right: receivers stop,
 // pushes in flight finish, the ingester stores or keeps what it has, and the
 // HTTP server goes last, so that /ready and /metrics tell what happens.
-func run(ctx context.Context, args []string, getenv config.Getenv, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, getenv config.Getenv, stdin io.Reader, stdout, stderr io.Writer) int {
+	for _, c := range subcommands {
+		if len(args) > 0 && args[0] == c.name {
+			if err := c.run(args[1:], getenv, stdin, stdout); err != nil {
+				return fail(stderr, err)
+			}
+			return 0
+		}
+	}
 	s, err := newSettings()
 	if err != nil {
 		return fail(stderr, err)

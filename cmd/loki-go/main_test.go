@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
 var update = flag.Bool("update", false, "write docs/configuration.md anew")
@@ -43,7 +45,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, set := range s.cfgBinding.Settings() {
-		if set.Help == "" {
+		if set.Help == "" && !set.Overrides() {
 			t.Errorf("%s has no help text", set.Name)
 		}
 	}
@@ -102,23 +104,28 @@ func TestContractOfFlags(t *testing.T) {
 // call runs the program and returns its exit code and what it printed.
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	return callWith(t, "", args...)
+}
+
+func callWith(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // whatever starts shall stop
 	var out, errs bytes.Buffer
-	code = run(ctx, args, func(name string) (string, bool) { return "from-env", name == "SET" }, &out, &errs)
+	code = run(ctx, args, func(name string) (string, bool) { return "from-env", name == "SET" }, strings.NewReader(stdin), &out, &errs)
 	return code, out.String(), errs.String()
 }
 
 func TestVerifyConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	if err := os.WriteFile(file, []byte("data-dir: x\nserver:\n  http-lissen: a\nstorage: {type: s3}\nring: {store: etcd, replication-factor: 3}\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte("data-dir: x\nserver:\n  http-lissen: a\nstorage: {type: gcs}\nring: {store: etcd, replication-factor: 3}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	code, out, errs := call(t, "-verify-config", "-config.file="+file, "-nonsense=1", "-log.level=loud", "-ingester.wal.sync=sometimes", "-mapping.line-format=xml")
 	for _, want := range []string{
 		"c.yaml:3: unknown setting server.http-lissen, did you mean server.http-listen?",
 		"unknown flag -nonsense", `log.level: "loud"`, "ingester.wal.sync:", "mapping.line-format:",
-		`storage.type: "s3" is not part of this version`, `ring.store: "etcd" is not`, "ring.replication-factor:",
+		`storage.type: "gcs" is not part of this version`, `ring.store: "etcd" is not`, "ring.replication-factor:",
 	} {
 		if strings.Count(errs, want) != 1 {
 			t.Errorf("%q is not reported once:\n%s", want, errs)
@@ -172,5 +179,33 @@ func TestHelpAndVersion(t *testing.T) {
 	code, out, _ = call(t, "--version")
 	if code != 0 || !strings.HasPrefix(out, "loki-go devel go1.") {
 		t.Errorf("version: %d %q", code, out)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	code, out, errs := callWith(t, `{"log":"hello","app":"shop","n":1}`, "explain", "-receiver=forward", "-tag=t1", "-mapping.label-keys=app", "-json")
+	for _, want := range []string{`"stream":"{app=\"shop\", job=\"forward\"}"`, `"line":"hello"`, `"n":"1"`, `"tag":"t1"`} {
+		if code != 0 || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%d %q, no %s in %s", code, errs, want, out)
+		}
+	}
+	if code, _, errs := callWith(t, "{", "explain"); code != 1 || !strings.HasPrefix(errs, "loki-go: ") {
+		t.Errorf("broken record: %d %q", code, errs)
+	}
+	if code, _, errs := callWith(t, "{}", "explain", "-receiver=nobody"); code != 1 || !strings.Contains(errs, "nobody") {
+		t.Errorf("unknown receiver: %d %q", code, errs)
+	}
+	if code, out, _ := call(t, "explain", "-help"); code != 0 || !strings.Contains(out, "-receiver=forward") {
+		t.Errorf("help: %d %s", code, out)
+	}
+}
+
+func TestHashPassword(t *testing.T) {
+	code, out, errs := callWith(t, "secret\n", "hash-password")
+	if code != 0 || errs != "" || bcrypt.CompareHashAndPassword([]byte(strings.TrimSpace(out)), []byte("secret")) != nil {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
+	if code, _, errs := call(t, "hash-password", "secret"); code != 1 || !strings.Contains(errs, "standard input") {
+		t.Errorf("password as an argument: %d %q", code, errs)
 	}
 }

@@ -52,6 +52,10 @@ type Setting struct {
 	like  *like
 }
 
+// Overrides reports whether s is in a section that overrides another one, and
+// is described with all of it.
+func (s *Setting) Overrides() bool { return s.like != nil }
+
 // like is a section that is described as a whole.
 type like struct{ name, help string }
 

@@ -9,14 +9,18 @@ import (
 	"time"
 
 	"github.com/loki-go/loki-go/gateway"
+	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/ingester"
 	"github.com/loki-go/loki-go/internal/tlsconf"
+	"github.com/loki-go/loki-go/plugins/elasticsearch"
 	"github.com/loki-go/loki-go/plugins/forward"
 	"github.com/loki-go/loki-go/plugins/grpcpush"
 	"github.com/loki-go/loki-go/plugins/httpjson"
 	"github.com/loki-go/loki-go/plugins/lokipush"
 	"github.com/loki-go/loki-go/plugins/mapping"
+	"github.com/loki-go/loki-go/plugins/otlp"
+	"github.com/loki-go/loki-go/plugins/syslog"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/objstore"
@@ -28,22 +32,24 @@ type Config struct {
 	Target  string `yaml:"target" help:"parts to run: all, everything in one process; no other value is supported by this version"`
 	DataDir string `yaml:"data-dir" help:"directory of the WAL, the blocks, and the filesystem object store (in objects)"`
 
-	Log      LogConfig       `yaml:"log"`
-	Server   ServerConfig    `yaml:"server"`
-	Auth     AuthConfig      `yaml:"auth"`
-	LokiPush lokipush.Config `yaml:"loki-push"`
-	Forward  forward.Config  `yaml:"forward"`
-	JSON     httpjson.Config `yaml:"json"`
-	GRPCPush grpcpush.Config `yaml:"grpc-push"`
-	OTLP     OTLPConfig      `yaml:"otlp"`
-	Mapping  mapping.Config  `yaml:"mapping"`
-	Gateway  gateway.Config  `yaml:"gateway"`
-	Limits   limits.Config   `yaml:"limits"`
-	Ring     RingConfig      `yaml:"ring"`
-	Ingester ingester.Config `yaml:"ingester"`
-	Storage  StorageConfig   `yaml:"storage"`
-	Cache    CacheConfig     `yaml:"cache"`
-	Query    query.Config    `yaml:"query"`
+	Log           LogConfig            `yaml:"log"`
+	Server        ServerConfig         `yaml:"server"`
+	Auth          AuthConfig           `yaml:"auth"`
+	LokiPush      lokipush.Config      `yaml:"loki-push"`
+	Forward       forward.Config       `yaml:"forward"`
+	JSON          httpjson.Config      `yaml:"json"`
+	Elasticsearch elasticsearch.Config `yaml:"elasticsearch"`
+	Syslog        syslog.Config        `yaml:"syslog"`
+	GRPCPush      grpcpush.Config      `yaml:"grpc-push"`
+	OTLP          otlp.Config          `yaml:"otlp"`
+	Mapping       mapping.Profiles     `yaml:"mapping"`
+	Gateway       gateway.Config       `yaml:"gateway"`
+	Limits        limits.Config        `yaml:"limits"`
+	Ring          RingConfig           `yaml:"ring"`
+	Ingester      ingester.Config      `yaml:"ingester"`
+	Storage       StorageConfig        `yaml:"storage"`
+	Cache         CacheConfig          `yaml:"cache"`
+	Query         query.Config         `yaml:"query"`
 }
 
 // LogConfig says what is logged, and how.
@@ -63,11 +69,8 @@ type ServerConfig struct {
 // AuthConfig says whether requests must name their tenant.
 type AuthConfig struct {
 	Enabled bool `yaml:"enabled" help:"true: every request names its tenant in X-Scope-OrgID; false: everything belongs to the tenant fake"`
-}
 
-// OTLPConfig is the place of the OTLP receiver.
-type OTLPConfig struct {
-	GRPCListen string `yaml:"grpc-listen" help:"address of the OTLP gRPC receiver; it is not part of this version, which listens to nothing here"`
+	auth.Config `yaml:",inline"`
 }
 
 // RingConfig says where the members of the ring meet.
@@ -99,23 +102,26 @@ type CacheConfig struct {
 // process, with its data in ./data.
 func DefaultConfig() Config {
 	c := Config{
-		Target:   "all",
-		DataDir:  "./data",
-		Log:      LogConfig{Level: "info", Format: "logfmt"},
-		Server:   ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", ShutdownTimeout: 5 * time.Minute},
-		LokiPush: lokipush.DefaultConfig(),
-		Forward:  forward.DefaultConfig(),
-		JSON:     httpjson.DefaultConfig(),
-		GRPCPush: grpcpush.DefaultConfig(),
-		OTLP:     OTLPConfig{GRPCListen: ":4317"},
-		Mapping:  mapping.DefaultConfig(),
-		Gateway:  gateway.DefaultConfig(),
-		Limits:   limits.DefaultConfig(),
-		Ring:     RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
-		Ingester: ingester.DefaultConfig(),
-		Storage:  StorageConfig{Type: "filesystem", S3: s3.DefaultConfig(), Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig()},
-		Cache:    CacheConfig{Type: "none"},
-		Query:    query.DefaultConfig(),
+		Target:        "all",
+		DataDir:       "./data",
+		Log:           LogConfig{Level: "info", Format: "logfmt"},
+		Server:        ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", ShutdownTimeout: 5 * time.Minute},
+		LokiPush:      lokipush.DefaultConfig(),
+		Forward:       forward.DefaultConfig(),
+		JSON:          httpjson.DefaultConfig(),
+		GRPCPush:      grpcpush.DefaultConfig(),
+		OTLP:          otlp.DefaultConfig(),
+		Elasticsearch: elasticsearch.DefaultConfig(),
+		Syslog:        syslog.DefaultConfig(),
+		Auth:          AuthConfig{Config: auth.DefaultConfig()},
+		Mapping:       mapping.DefaultProfiles(),
+		Gateway:       gateway.DefaultConfig(),
+		Limits:        limits.DefaultConfig(),
+		Ring:          RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
+		Ingester:      ingester.DefaultConfig(),
+		Storage:       StorageConfig{Type: "filesystem", S3: s3.DefaultConfig(), Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig()},
+		Cache:         CacheConfig{Type: "none"},
+		Query:         query.DefaultConfig(),
 	}
 	c.Ring.Consul.Address = "127.0.0.1:8500"
 	return c
@@ -145,7 +151,11 @@ func (c Config) Validate() []error {
 		{"loki-push", c.LokiPush.Validate()},
 		{"forward", c.Forward.Validate()},
 		{"json", c.JSON.Validate()},
+		{"elasticsearch", c.Elasticsearch.Validate()},
+		{"syslog", c.Syslog.Validate()},
+		{"otlp", c.OTLP.Validate()},
 		{"grpc-push", c.GRPCPush.Validate()},
+		{"auth", c.Auth.Validate()},
 		{"mapping", c.Mapping.Validate()},
 		{"gateway", c.Gateway.Validate()},
 		{"limits", c.Limits.Validate()},
@@ -193,6 +203,11 @@ func (c Config) unsupported() (errs []error) {
 		errs = append(errs, fmt.Errorf("ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor))
 	}
 	return errs
+}
+
+// MappingLimits are those of one entry's metadata.
+func (c Config) MappingLimits() mapping.Limits {
+	return mapping.Limits{Pairs: c.Limits.MaxStructuredMetadataEntriesCount, Bytes: int(c.Limits.MaxStructuredMetadataSize)}
 }
 
 func (c LogConfig) level() (slog.Level, error) {

@@ -74,7 +74,7 @@ type httpServer struct {
 	busy prometheus.Gauge
 }
 
-func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg prometheus.Registerer) (*httpServer, error) {
+func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, guard func(http.Handler) http.Handler, log *slog.Logger, reg prometheus.Registerer) (*httpServer, error) {
 	s := &httpServer{
 		cfg: cfg, log: log,
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -90,7 +90,7 @@ func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, log *slog.Logger, reg pro
 		reg.MustRegister(s.took, s.busy)
 	}
 	s.srv = &http.Server{
-		Handler:           s.wrap(mux),
+		Handler:           s.wrap(guard(noteRoute(mux))),
 		ReadHeaderTimeout: cfg.ReadHeaderTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,
@@ -127,7 +127,18 @@ func (s *httpServer) Shutdown(ctx context.Context) {
 	}
 }
 
-func (s *httpServer) wrap(mux *http.ServeMux) http.Handler {
+// noteRoute leaves the pattern of a request with its response: a guard in
+// between may hand the handler another request than it got itself.
+func noteRoute(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r)
+		if out, ok := w.(*response); ok {
+			out.route = r.Pattern
+		}
+	})
+}
+
+func (s *httpServer) wrap(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		s.busy.Inc()
@@ -139,8 +150,8 @@ func (s *httpServer) wrap(mux *http.ServeMux) http.Handler {
 			b.allow(start.Add(b.timeout))
 			r.Body, out.body = b, b
 		}
-		mux.ServeHTTP(out, r)
-		route := r.Pattern
+		h.ServeHTTP(out, r)
+		route := out.route
 		if route == "" {
 			route = "other"
 		}
@@ -196,6 +207,7 @@ type response struct {
 	timeout time.Duration
 	body    *body // of the request, if it has one
 	status  int
+	route   string // pattern of the handler
 	moved   time.Time
 }
 

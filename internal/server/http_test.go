@@ -42,7 +42,7 @@ func testHTTPConfig() HTTPConfig {
 func serve(t *testing.T, cfg HTTPConfig, mux *http.ServeMux) (string, *logBuffer) {
 	t.Helper()
 	out := newLogBuffer()
-	s, err := newHTTPServer(cfg, mux, slog.New(slog.NewTextHandler(out, nil)), prometheus.NewRegistry())
+	s, err := newHTTPServer(cfg, mux, func(h http.Handler) http.Handler { return h }, slog.New(slog.NewTextHandler(out, nil)), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

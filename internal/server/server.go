@@ -13,29 +13,20 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/loki-go/loki-go/gateway"
+	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/limits"
-	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/ingester"
 	"github.com/loki-go/loki-go/internal/config"
-	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/internal/vfs"
-	"github.com/loki-go/loki-go/plugins/forward"
-	"github.com/loki-go/loki-go/plugins/grpcpush"
-	"github.com/loki-go/loki-go/plugins/httpjson"
-	"github.com/loki-go/loki-go/plugins/lokipush"
-	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/storage"
@@ -65,7 +56,8 @@ type Server struct {
 	members  *ring.Memory
 	ringMu   sync.Mutex
 	self     ring.Instance // State is under ringMu
-	forward  *forward.Server
+	auth     *auth.Auth
+	sockets  []socket // receivers with listeners of their own
 	http     *httpServer
 	grpc     *grpc.Server
 
@@ -160,9 +152,6 @@ func (s *Server) listen() error {
 		*l.to = ln
 		s.undo = append(s.undo, func() { ln.Close() })
 	}
-	if s.cfg.OTLP.GRPCListen != "" {
-		s.log.Info("otlp receiver is not part of this version, nothing listens there", "otlp.grpc-listen", s.cfg.OTLP.GRPCListen)
-	}
 	return nil
 }
 
@@ -215,82 +204,6 @@ func (s *Server) distribute() error {
 		Limits: s.limits, Log: s.log, Metrics: s.d.Registry,
 	}, cfg)
 	return err
-}
-
-// receive makes everything that faces clients.
-func (s *Server) receive() error {
-	mux := http.NewServeMux()
-	s.ops().register(mux)
-	if err := s.receivers(mux); err != nil {
-		return err
-	}
-	engine, err := query.New(query.Deps{Memory: s.ingester, Store: s.stored, Limits: s.queryLimits, Metrics: s.d.Registry}, s.cfg.Query)
-	if err != nil {
-		return err
-	}
-	query.NewHandler(query.HandlerDeps{
-		Engine: engine, Log: s.log,
-		Tenant: func(r *http.Request) (string, error) {
-			return tenant.Resolve(s.cfg.Auth.Enabled, r.Header.Get(tenant.Header))
-		},
-		Build: query.BuildInfo{Version: s.d.Version, Revision: s.d.Version, GoVersion: runtime.Version()},
-	}).Register(mux)
-	s.http, err = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.log, s.d.Registry)
-	return err
-}
-
-func (s *Server) receivers(mux *http.ServeMux) error {
-	mapper, err := mapping.New(s.cfg.Mapping, mapping.Limits{
-		Pairs: s.cfg.Limits.MaxStructuredMetadataEntriesCount, Bytes: int(s.cfg.Limits.MaxStructuredMetadataSize),
-	})
-	if err != nil {
-		return err
-	}
-	loki, err := lokipush.New(lokipush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.LokiPush)
-	if err != nil {
-		return err
-	}
-	loki.Register(mux)
-	events, err := httpjson.New(httpjson.Deps{Sink: s.gateway, Mapper: mapper, Log: s.log, Metrics: s.d.Registry}, s.cfg.JSON)
-	if err != nil {
-		return err
-	}
-	events.Register(mux)
-	if s.grpcListener != nil {
-		pushes, err := grpcpush.New(grpcpush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.GRPCPush)
-		if err != nil {
-			return err
-		}
-		opts, err := grpcTLS("server.grpc-tls", s.cfg.Server.GRPCTLS, s.log)
-		if err != nil {
-			return err
-		}
-		s.grpc = grpc.NewServer(append(opts, s.cfg.GRPCPush.ServerOptions()...)...)
-		pushes.Register(s.grpc)
-	}
-	if s.forward, err = forward.New(forward.Deps{Sink: s.gateway, Mapper: mapper, Log: s.log, Metrics: s.d.Registry}, s.cfg.Forward); err != nil {
-		return err
-	}
-	if err := s.forward.Open(); err != nil {
-		return fmt.Errorf("forward.listen: %w", err)
-	}
-	s.undo = append(s.undo, s.closeForward)
-	if s.cfg.Auth.Enabled && s.cfg.Forward.On() && s.cfg.Forward.Tenant == "" {
-		s.log.Warn("forward.tenant is not set: with auth.enabled forward events are not taken, clients keep them")
-	}
-	return nil
-}
-
-// grpcTLS returns what makes a gRPC server speak TLS, if the settings say so.
-func grpcTLS(setting string, c tlsconf.Server, log *slog.Logger) ([]grpc.ServerOption, error) {
-	if !c.Enabled() {
-		return nil, nil
-	}
-	cfg, err := c.Config(log, "h2")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
-	}
-	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(cfg))}, nil
 }
 
 // serve starts what answers clients, and the helpers.
@@ -365,23 +278,15 @@ func (s *Server) Ready() error {
 	return nil
 }
 
-// HTTPAddr and ForwardAddr return where the process listens, or "".
-func (s *Server) HTTPAddr() string    { return listenerAddr(s.httpListener) }
-func (s *Server) GRPCAddr() string    { return listenerAddr(s.grpcListener) }
-func (s *Server) ForwardAddr() string { return addrText(s.forward.Addr()) }
+// HTTPAddr and GRPCAddr return where the process listens, or "".
+func (s *Server) HTTPAddr() string { return listenerAddr(s.httpListener) }
+func (s *Server) GRPCAddr() string { return listenerAddr(s.grpcListener) }
 
 func listenerAddr(l net.Listener) string {
 	if l == nil {
 		return ""
 	}
 	return l.Addr().String()
-}
-
-func addrText(a net.Addr) string {
-	if a == nil {
-		return ""
-	}
-	return a.String()
 }
 
 func (s *Server) ops() *ops {
@@ -395,14 +300,19 @@ func (s *Server) ops() *ops {
 
 func (s *Server) services() []service {
 	list := []service{{"ingester", s.ingester.State(), ""}, {"ring", s.ringState().String(), s.self.ID}}
-	for _, l := range []struct{ name, addr string }{{"http", s.HTTPAddr()}, {"grpc", s.GRPCAddr()}, {"forward", s.ForwardAddr()}} {
+	add := func(name, addr string) {
 		state := "running"
-		if l.addr == "" {
+		if addr == "" {
 			state = "off"
 		} else if s.leaving.Load() {
 			state = "stopping"
 		}
-		list = append(list, service{l.name, state, l.addr})
+		list = append(list, service{name, state, addr})
+	}
+	add("http", s.HTTPAddr())
+	add("grpc", s.GRPCAddr())
+	for _, r := range s.sockets {
+		add(r.name, r.address())
 	}
 	return list
 }
@@ -442,7 +352,9 @@ func (s *Server) shutdown(ctx context.Context) error {
 	defer cancel()
 
 	var receivers sync.WaitGroup
-	receivers.Go(func() { s.closeForward() })
+	for _, r := range s.sockets {
+		receivers.Go(func() { s.closeSocket(r) })
+	}
 	if s.grpc != nil {
 		receivers.Go(func() { stopGRPC(ctx, s.grpc) })
 	}
@@ -470,10 +382,4 @@ func stopGRPC(ctx context.Context, g *grpc.Server) {
 	stop := context.AfterFunc(ctx, g.Stop)
 	defer stop()
 	g.GracefulStop()
-}
-
-func (s *Server) closeForward() {
-	if err := s.forward.Close(); err != nil {
-		s.log.Warn("close of the forward receiver failed", "err", err)
-	}
 }

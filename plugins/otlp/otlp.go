@@ -27,7 +27,7 @@
 // Names are push.NormaliseName of the attribute's; an attribute that is a map
 // becomes one pair for each value in it, its name that of all keys on the way
 // with underscores between. Other values are text, bytes are base64, arrays are
-// JSON. What a resource says of itself beside its attributes (schema URLs,
+// JSON; one without any text is left out. What a resource says of itself beside its attributes (schema URLs,
 // entities, numbers of dropped attributes) is not kept, as in Loki.
 //
 // # Answers
