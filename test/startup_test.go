@@ -55,11 +55,11 @@ func TestStartFailsWithOneLine(t *testing.T) {
 	}
 	f("http port", "server.http-listen: listen tcp "+taken, "-server.http-listen="+taken)
 	f("grpc port", "server.grpc-listen: listen tcp "+taken, "-server.grpc-listen="+taken)
-	f("forward port", "listen tcp "+taken, "-forward.listen="+taken)
+	f("forward port", "forward: listen tcp4 "+taken, "-forward.listen="+taken)
 	f("bad address", "server.http-listen:", "-server.http-listen=nowhere")
 	f("locked directory", "data-dir: "+running.Dir+" is in use by another process", "-data-dir="+running.Dir)
 	f("directory is a file", "data-dir: mkdir "+file, "-data-dir="+file)
 	f("directory cannot be made", "data-dir:", "-data-dir=/proc/loki-go")
 	f("bad flag", "unknown flag -foo", "-foo")
-	f("not in this version", "storage.type:", "-storage.type=s3")
+	f("not in this version", "storage.type:", "-storage.type=gcs")
 }

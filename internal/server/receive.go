@@ -214,7 +214,7 @@ func (s *Server) socketReceivers(mux *http.ServeMux) error {
 
 func (s *Server) openSocket(r socket, open func() error) error {
 	if err := open(); err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
+		return err // it names the receiver
 	}
 	s.sockets = append(s.sockets, r)
 	s.undo = append(s.undo, func() { s.closeSocket(r) })
