@@ -58,6 +58,7 @@ type builder struct {
 	postings []posting
 	labels   []section
 	lists    []section
+	w        seriesWriter
 }
 
 func (b *builder) check() error {
@@ -203,12 +204,8 @@ func (b *builder) writeSymbols() {
 }
 
 func (b *builder) writeSeries() error {
-	b.mark(tocSeries)
-	b.info.From, b.info.Through = math.MaxInt64, math.MinInt64
-	b.postings = make([]posting, 0, len(b.ids)/2)
-	b.refs = make([]uint32, 0, len(b.order))
+	b.startSeries(len(b.order), len(b.ids)/2)
 	ids := b.ids
-	var w seriesWriter
 	var chunks []ChunkMeta
 	for i := 0; i < len(b.order); {
 		s := &b.series[b.order[i]]
@@ -220,27 +217,49 @@ func (b *builder) writeSeries() error {
 			ids = ids[2*len(s.Labels):]
 		}
 		chunks = SortChunks(chunks)
-		b.pad(align)
-		ref := b.offset() / align
-		if ref > math.MaxUint32 {
-			return errors.New("the file would exceed 64 GiB")
+		if err := b.add(s.Fingerprint, own, chunks); err != nil {
+			return err
 		}
-		for k := 0; k < len(own); k += 2 {
-			b.postings = append(b.postings, posting{own[k], own[k+1], uint32(ref)})
-		}
-		b.refs = append(b.refs, uint32(ref))
-		b.fps = append(b.fps, s.Fingerprint)
-		for k := range chunks {
-			b.info.From, b.info.Through = min(b.info.From, chunks[k].MinTime), max(b.info.Through, chunks[k].MaxTime)
-		}
-		body := w.encode(s.Fingerprint, own, chunks)
-		b.uvarint(len(body))
-		at := len(b.buf)
-		b.buf = append(b.buf, body...)
-		b.crc(at)
 	}
-	b.toc[tocFrom], b.toc[tocThrough] = uint64(b.info.From), uint64(b.info.Through)
+	b.endSeries()
 	return nil
+}
+
+// startSeries makes room for about this many series and labels of them.
+func (b *builder) startSeries(series, labels int) {
+	b.mark(tocSeries)
+	b.info.From, b.info.Through = math.MaxInt64, math.MinInt64
+	b.postings = make([]posting, 0, labels)
+	b.refs = make([]uint32, 0, series)
+	b.fps = make([]uint64, 0, series)
+}
+
+// add writes the next series: ids are the symbols of its labels, chunks are
+// sorted.
+func (b *builder) add(fp uint64, ids []uint32, chunks []ChunkMeta) error {
+	b.pad(align)
+	ref := b.offset() / align
+	if ref > math.MaxUint32 {
+		return errors.New("the file would exceed 64 GiB")
+	}
+	for k := 0; k < len(ids); k += 2 {
+		b.postings = append(b.postings, posting{ids[k], ids[k+1], uint32(ref)})
+	}
+	b.refs = append(b.refs, uint32(ref))
+	b.fps = append(b.fps, fp)
+	for k := range chunks {
+		b.info.From, b.info.Through = min(b.info.From, chunks[k].MinTime), max(b.info.Through, chunks[k].MaxTime)
+	}
+	body := b.w.encode(fp, ids, chunks)
+	b.uvarint(len(body))
+	at := len(b.buf)
+	b.buf = append(b.buf, body...)
+	b.crc(at)
+	return nil
+}
+
+func (b *builder) endSeries() {
+	b.toc[tocFrom], b.toc[tocThrough] = uint64(b.info.From), uint64(b.info.Through)
 }
 
 func compareChunks(a, b ChunkMeta) int {
