@@ -177,8 +177,10 @@ func flatten(dst []pair, buf []byte, r *mapping.Record, i int, prefix []byte) ([
 		}
 		return dst, buf, err
 	}
-	var value []byte
-	value, buf = text(buf, r, i)
+	value, buf := text(buf, r, i)
+	if len(value) == 0 { // to Loki it is as if it were not there
+		return dst, buf, nil
+	}
 	return append(dst, pair{name, value}), buf, nil
 }
 

@@ -194,12 +194,12 @@ func TestMapping(t *testing.T) {
 			Records: []record{{
 				Time: 5, Observed: 6, Severity: 9, SeverityText: "INFO", Body: "x", Dropped: 1, Flags: 1, Event: "ev",
 				Trace: []byte{0: 1, 15: 0xab}, Span: []byte{0: 0xff, 7: 0},
-				Attrs: kvs{{"http.request.method", "GET"}, {"m", kvs{{"a", int64(1)}, {"b", kvs{{"c", nil}}}, {"e", kvs{}}}}, {"l", []any{int64(1)}}},
+				Attrs: kvs{{"http.request.method", "GET"}, {"m", kvs{{"a", int64(1)}, {"b", kvs{{"c", nil}, {"d", ""}}}, {"e", kvs{}}}}, {"l", []any{int64(1)}}},
 			}},
 		},
 		{Records: []record{{Time: 7, Body: "y", Trace: make([]byte, 16), Span: make([]byte, 8)}}},
 	}}},
-		`{} 5 "x" dropped_attributes_count="1" event_name="ev" flags="1" http_request_method="GET" l="[1]" m_a="1" m_b_c="" observed_timestamp="6" r="1" `+
+		`{} 5 "x" dropped_attributes_count="1" event_name="ev" flags="1" http_request_method="GET" l="[1]" m_a="1" observed_timestamp="6" r="1" `+
 			`s="true" scope_dropped_attributes_count="3" scope_name="lib" scope_version="2" severity_number="9" severity_text="INFO" `+
 			`span_id="ff00000000000000" trace_id="010000000000000000000000000000ab"`,
 		`{} 7 "y" r="1"`)
@@ -291,9 +291,9 @@ func TestLenientJSON(t *testing.T) {
 	rec(`{"timeUnixNano":1.79e18,"severityNumber":"SEVERITY_NUMBER_UNSPECIFIED","traceId":null}`, `{} 1790000000000000000 ""`)
 	rec(`{"timeUnixNano":5,"traceId":"S/kvNXezTaajzpKdDg5HNg=="}`, `{} 5 "" trace_id="S/kvNXezTaajzpKdDg5HNg=="`)
 	rec(`{"timeUnixNano":5,"body":{"string_value":"\u0041\n\ud83d\ude00\ud83d"},"attributes":[{"value":{"bool_value":"true"},"key":"\u0041.b"},{"key":"c\n"},null]}`,
-		"{} 5 \"A\\n😀\uFFFD\" A_b=\"true\" c_=\"\"")
+		"{} 5 \"A\\n😀\uFFFD\" A_b=\"true\"")
 	rec(`{"timeUnixNano":5,"body":{"stringValue":null},"attributes":[{"key":"a","value":null},{"key":"b","value":{"intValue":"x"}},{"key":"c","value":{"doubleValue":"1e-7"}},{"key":"d","value":{"boolValue":1}},{"key":"e","value":{"intValue":18446744073709551616}}]}`,
-		`{} 5 "" a="" b="x" c="1e-7" d="1" e="18446744073709551616"`)
+		`{} 5 "" b="x" c="1e-7" d="1" e="18446744073709551616"`)
 	rec(`{"timeUnixNano":5,"body":{"stringValue":"x","intValue":7}}`, `{} 5 "7"`)
 	rec(`{"timeUnixNano":5,"body":{"arrayValue":{"values":[{"kvlist_value":{"values":[{"key":"\"","value":{"array_value":{}}}]}},{}]}}}`, `{} 5 "[{\"\\\"\":[]},null]"`)
 	// Heads behind lists.
