@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
@@ -181,12 +180,7 @@ func (s *Store) openIndex(ctx context.Context, key string) (*index.Reader, error
 		if err != nil {
 			return nil, 0, err
 		}
-		if strings.HasSuffix(key, gzipSuffix) {
-			if b, err = decompress(b); err != nil {
-				return nil, 0, fmt.Errorf("decompress: %w", err)
-			}
-		}
-		r, err := index.NewReader(b)
+		r, err := UnpackIndex(key, b)
 		if err != nil {
 			return nil, 0, err
 		}
