@@ -164,7 +164,7 @@ func TestSDKToldOfRefusals(t *testing.T) {
 var collectorConfig = template.Must(template.New("").Parse(`
 receivers:
   otlp: {protocols: {grpc: {endpoint: "127.0.0.1:{{.Port}}"}}}
-  filelog: {include: ["{{.File}}"], start_at: beginning, poll_interval: 50ms}
+  file_log: {include: ["{{.File}}"], start_at: beginning, poll_interval: 50ms}
 processors:
   batch: {timeout: 100ms, send_batch_size: 300}
 exporters:
@@ -182,7 +182,7 @@ service:
   telemetry: {metrics: {level: none}, logs: {level: info}}
   pipelines:
     logs/sdk: {receivers: [otlp], processors: [batch], exporters: [{{range .Exporters}}{{if ne .Name "files"}}{{.Kind}}/{{.Name}}, {{end}}{{end}}]}
-    logs/file: {receivers: [filelog], processors: [batch], exporters: [otlp/files]}
+    logs/file: {receivers: [file_log], processors: [batch], exporters: [otlp_grpc/files]}
 `))
 
 type exporterOf struct{ Kind, Name, To, Compression, Encoding string }
@@ -194,15 +194,15 @@ func TestCollector(t *testing.T) {
 	c := newCollecting(4)
 	url, grpcAddr := serveBoth(t, c)
 	exporters := []exporterOf{
-		{"otlphttp", "proto-gzip", url, "gzip", "proto"},
-		{"otlphttp", "proto-zstd", url + "/otlp", "zstd", "proto"},
-		{"otlphttp", "proto-plain", url, "none", "proto"},
-		{"otlphttp", "json-plain", url + "/otlp", "none", "json"},
-		{"otlphttp", "json-gzip", url, "gzip", "json"},
-		{"otlp", "grpc-gzip", grpcAddr, "gzip", ""},
-		{"otlp", "grpc-zstd", grpcAddr, "zstd", ""},
-		{"otlp", "grpc-snappy", grpcAddr, "snappy", ""},
-		{"otlp", "grpc-plain", grpcAddr, "none", ""},
+		{"otlp_http", "proto-gzip", url, "gzip", "proto"},
+		{"otlp_http", "proto-zstd", url + "/otlp", "zstd", "proto"},
+		{"otlp_http", "proto-plain", url, "none", "proto"},
+		{"otlp_http", "json-plain", url + "/otlp", "none", "json"},
+		{"otlp_http", "json-gzip", url, "gzip", "json"},
+		{"otlp_grpc", "grpc-gzip", grpcAddr, "gzip", ""},
+		{"otlp_grpc", "grpc-zstd", grpcAddr, "zstd", ""},
+		{"otlp_grpc", "grpc-snappy", grpcAddr, "snappy", ""},
+		{"otlp_grpc", "grpc-plain", grpcAddr, "none", ""},
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "app.log")
@@ -216,7 +216,7 @@ func TestCollector(t *testing.T) {
 	port := testkit.FreePort(t)
 	var conf bytes.Buffer
 	err := collectorConfig.Execute(&conf, map[string]any{
-		"Port": port, "File": file, "Exporters": append(exporters, exporterOf{"otlp", "files", grpcAddr, "gzip", ""}),
+		"Port": port, "File": file, "Exporters": append(exporters, exporterOf{"otlp_grpc", "files", grpcAddr, "gzip", ""}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestCollector(t *testing.T) {
 	var fromFile []string
 	for _, e := range c.wait(t, "files", n) {
 		line := e[strings.Index(e, `"line `):]
-		if !strings.HasSuffix(line, ` of a file" log_file_name="app.log"`) {
+		if !strings.Contains(line, ` of a file" log_file_name="app.log" scope_name=`) {
 			t.Fatalf("entry %s", e)
 		}
 		fromFile = append(fromFile, line)
