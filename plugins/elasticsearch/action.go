@@ -153,11 +153,14 @@ func (l *lines) next() (line []byte, ok bool) {
 	return line, true
 }
 
-func blank(s []byte) bool {
-	for _, c := range s {
+func blank(s []byte) bool { return skipSpace(s) == len(s) }
+
+// skipSpace returns the index of the first byte that is not white space.
+func skipSpace(s []byte) int {
+	for i, c := range s {
 		if c != ' ' && c != '\t' && c != '\r' && c != '\n' {
-			return false
+			return i
 		}
 	}
-	return true
+	return len(s)
 }

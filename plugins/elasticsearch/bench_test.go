@@ -37,9 +37,9 @@ func ecs(n int, ids bool) []byte {
 		} else {
 			b.WriteString(`{"create":{"_index":"filebeat-8.19.0"}}` + "\n")
 		}
-		fmt.Fprintf(&b, `{"@timestamp":"2026-09-21T14:13:%02d.%03dZ","message":"%s","input":{"type":"filestream"},"host":{"name":"web-%d"},`+
+		fmt.Fprintf(&b, `{"@timestamp":"2026-09-21T14:%02d:%02d.%03dZ","message":"%s","input":{"type":"filestream"},"host":{"name":"web-%d"},`+
 			`"log":{"offset":%d,"file":{"path":"/var/log/nginx/access.log"}},"service":{"name":"shop-%d"},"agent":{"type":"filebeat","version":"8.19.0"},"ecs":{"version":"8.0.0"},"tags":["prod","edge"]}`+"\n",
-			i%60, i%1000, line, i%4, i*200, i%3)
+			i/600, i/10%60, i%10*100, line, i%4, i*200, i%3)
 	}
 	return b.Bytes()
 }

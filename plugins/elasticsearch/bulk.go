@@ -1,7 +1,6 @@
 package elasticsearch
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -179,7 +178,7 @@ func (w *work) document(it item, pipeline span, doc []byte) {
 		refuse(push.BodyTooLarge, "%d bytes, limit %d", len(doc), most)
 		return
 	}
-	if first := bytes.TrimLeft(doc, " \t\r\n"); len(first) == 0 || first[0] != '{' {
+	if at := skipSpace(doc); at == len(doc) || doc[at] != '{' {
 		refuse(push.Malformed, "not an object")
 		return
 	}

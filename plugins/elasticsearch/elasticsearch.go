@@ -5,6 +5,7 @@
 //
 //	POST or PUT /_bulk, /{index}/_bulk, /{index}/{type}/_bulk
 //	POST or PUT /{index}/_doc, /{index}/_doc/{id}, /{index}/_create/{id}, /{index}/_update/{id}
+//	POST or PUT /{index}/{type}, /{index}/{type}/{id} with the types doc and events
 //
 // and below each of Config.PathPrefixes the same. GET / and the calls by which
 // clients set templates, policies, pipelines and data streams up get the
@@ -263,7 +264,7 @@ func (r *Receiver) target(path string) target {
 		t.kind = kindBulk
 	case reserved || n == 1 || strings.HasPrefix(t.path[1], "_") && documentOp(t.path[1]) == 0:
 		t.kind = kindSetup
-	case n == 2 && t.path[1] == "_doc", n == 3 && documentOp(t.path[1]) != 0:
+	case n == 2 && documentOp(t.path[1]) == opIndex, n == 3 && documentOp(t.path[1]) != 0:
 		t.kind, t.op = kindDocument, documentOp(t.path[1])
 		if n == 3 {
 			t.id = t.path[2]
@@ -272,9 +273,12 @@ func (r *Receiver) target(path string) target {
 	return t
 }
 
+// documentOp returns what is done with a document at /{index}/{segment}. Types
+// are no more, but doc is what they were called by default, and rsyslog has
+// events if nothing is set.
 func documentOp(segment string) op {
 	switch segment {
-	case "_doc":
+	case "_doc", "doc", "events":
 		return opIndex
 	case "_create":
 		return opCreate
