@@ -38,8 +38,10 @@ const (
 	// fastWait is how long a silent connection keeps a large buffer.
 	fastWait = 250 * time.Millisecond
 	// quiet is how long a client has to be silent, after it was told that the
-	// connection ends, to have sent all that it will.
-	quiet = 250 * time.Millisecond
+	// connection ends, to have sent all that it will. Those that look only before
+	// they send need not answer; the others have this long, on a busy machine.
+	quiet    = time.Second
+	lastLook = 20 * time.Millisecond
 )
 
 // conn is a connection. One goroutine runs serve; wake and abort may be called
@@ -57,6 +59,7 @@ type conn struct {
 	began   time.Time // when the first byte of the message came
 	now     time.Time // of the last read
 	frames  framer
+	timeUp  bool    // the time is up; what has come by now is read
 	worker  *worker // while there is something to do
 
 	mu    sync.Mutex // for the deadline of nc
@@ -265,6 +268,7 @@ func (c *conn) read() (int, error) {
 		n, err := c.nc.Read(c.buf[c.w:])
 		switch {
 		case n > 0:
+			c.timeUp = false
 			return n, nil
 		case err == nil:
 			continue
@@ -272,6 +276,10 @@ func (c *conn) read() (int, error) {
 			return 0, errEnd
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return 0, err
+		case ending && !c.timeUp:
+			// Data may have come while this process did not run: a read that is
+			// late does not look.
+			c.timeUp = true
 		case ending && c.s.draining():
 			return 0, errShutdown
 		case ending:
@@ -299,6 +307,8 @@ func (c *conn) setDeadline() (ending bool) {
 	var t time.Time
 	now := time.Now()
 	switch idle := c.s.cfg.IdleTimeout; {
+	case !c.endBy.IsZero() && c.timeUp:
+		ending, t = true, now.Add(lastLook)
 	case !c.endBy.IsZero():
 		ending, t = true, c.endBy
 		if quietBy := now.Add(quiet); !c.unfinished() && quietBy.Before(t) {

@@ -2,10 +2,8 @@ package syslog
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 )
@@ -22,7 +20,7 @@ type datagrams struct {
 	conn      net.Conn
 	queue     *queue
 	drops     drops
-	wakeOnce  sync.Once
+	lost      int // read, and not put into the queue
 }
 
 func (s *Server) newDatagrams(c net.Conn, t transport) *datagrams {
@@ -35,23 +33,46 @@ func (s *Server) newDatagrams(c net.Conn, t transport) *datagrams {
 func (d *datagrams) read() {
 	defer d.queue.close()
 	buf := make([]byte, maxDatagram)
-	for final := false; ; {
+	for {
 		n, from, err := d.readOne(buf)
 		switch {
 		case err == nil:
-			if n > 0 && !d.queue.put(d.s.ctx, buf[:n], from, time.Now()) {
-				return
-			}
-		case errors.Is(err, os.ErrDeadlineExceeded) && !final:
-			// wake: what has arrived by now is read yet, for a moment.
-			final = true
-			_ = d.conn.SetReadDeadline(time.Now().Add(min(quiet, d.s.cfg.DrainTimeout)))
-		case d.s.draining() || errors.Is(err, net.ErrClosed):
+			d.put(buf[:n], from)
+		case d.s.draining():
+			d.drain(buf)
 			return
 		default:
 			d.s.warn.Warn("read of syslog datagrams failed", "addr", d.conn.LocalAddr().String(), "err", err)
 			d.s.sleep(minPause)
 		}
+	}
+}
+
+func (d *datagrams) put(p []byte, from netip.Addr) {
+	if len(p) > 0 && !d.queue.put(d.s.ctx, p, from, time.Now()) {
+		d.lost++
+	}
+}
+
+// drain reads what the kernel has when the server stops, to the end: there is
+// no other copy.
+func (d *datagrams) drain(buf []byte) {
+	defer func() {
+		if d.lost > 0 {
+			d.s.metrics.dropped.Add(float64(d.lost))
+			d.s.d.Log.Error("datagrams lost: they could not be stored before the shutdown", "datagrams", d.lost)
+		}
+	}()
+	// wake has set one that is past.
+	if err := d.conn.SetReadDeadline(time.Time{}); err != nil {
+		return
+	}
+	for {
+		n, from, ok := receiveNow(d.conn, buf)
+		if !ok {
+			return
+		}
+		d.put(buf[:n], from)
 	}
 }
 
@@ -66,9 +87,7 @@ func (d *datagrams) readOne(buf []byte) (n int, from netip.Addr, err error) {
 }
 
 // wake makes read end.
-func (d *datagrams) wake() {
-	d.wakeOnce.Do(func() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) })
-}
+func (d *datagrams) wake() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // store maps and pushes what the queue has, until it is closed and empty.
 func (d *datagrams) store() {

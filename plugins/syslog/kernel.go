@@ -2,8 +2,10 @@ package syslog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"unsafe"
@@ -36,6 +38,34 @@ func kernelDrops(c net.Conn) (n uint32, ok bool) {
 		ok = e == 0 && uintptr(size) == unsafe.Sizeof(info)
 	})
 	return info[dropsAt], ok && err == nil
+}
+
+// receiveNow reads a datagram if the kernel has one.
+func receiveNow(c net.Conn, buf []byte) (n int, from netip.Addr, ok bool) {
+	sc, is := c.(syscall.Conn)
+	if !is {
+		return 0, from, false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, from, false
+	}
+	var sender unix.Sockaddr
+	rerr := raw.Read(func(fd uintptr) bool {
+		for {
+			n, sender, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			if !errors.Is(err, unix.EINTR) {
+				return true
+			}
+		}
+	})
+	switch a := sender.(type) {
+	case *unix.SockaddrInet4:
+		from = netip.AddrFrom4(a.Addr)
+	case *unix.SockaddrInet6:
+		from = netip.AddrFrom16(a.Addr).Unmap()
+	}
+	return n, from, err == nil && rerr == nil
 }
 
 // listenUDP opens n sockets that share a port: the kernel gives all datagrams
