@@ -235,6 +235,13 @@ log { source(s); destination(d); };
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return runSyslogNG(t, dir, file)
+}
+
+// runSyslogNG runs syslog-ng with a configuration whose source is dir/log.
+func runSyslogNG(t *testing.T, dir, file string) net.Conn {
+	t.Helper()
+	socket := filepath.Join(dir, "log")
 	args := []string{"-F", "-e", "-v", "--no-caps", "-f", file, "-R", filepath.Join(dir, "persist"), "-p", filepath.Join(dir, "pid"), "-c", filepath.Join(dir, "ctl")}
 	root := filepath.Join(os.Getenv("LOKI_GO_TOOLS"), "syslog-ng")
 	unpacked := filepath.Join(root, "usr/sbin/syslog-ng")
@@ -285,6 +292,54 @@ func TestSyslogNGSurvivesRestarts(t *testing.T) {
 	testRestarts(t, func(t *testing.T, addr string) net.Conn {
 		_, port, _ := net.SplitHostPort(addr)
 		return startSyslogNG(t, fmt.Sprintf(`syslog("127.0.0.1" port(%s) transport("tcp"));`, port))
+	})
+}
+
+// --- examples ---------------------------------------------------------------------
+
+// example returns a copy of an example's configuration that sends to addr and
+// keeps its files in dir.
+func example(t *testing.T, name, was, dir string, addr net.Addr) string {
+	t.Helper()
+	p, err := os.ReadFile(filepath.Join("../../examples", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{was + "/log", "1514"} {
+		if !strings.Contains(string(p), want) {
+			t.Fatalf("%s has no %s", name, want)
+		}
+	}
+	file := filepath.Join(dir, filepath.Base(name))
+	text := strings.NewReplacer(was, dir, "1514", port(addr)).Replace(string(p))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestExamples(t *testing.T) {
+	f := func(name string, start func(t *testing.T, dir string, addr net.Addr) net.Conn) {
+		t.Run(name, func(t *testing.T) {
+			r := openRig(t, &fakeSink{}, nil)
+			c := start(t, t.TempDir(), r.TCPAddr())
+			const n = 100
+			logLines(t, c, 0, n)
+			for i, e := range r.sink.await(t, n) {
+				if e.line != text(i) || e.labels != `{job="syslog", service_name="prog"}` || e.meta["proc_id"] != "4711" {
+					t.Fatalf("entry %d: %s", i, e)
+				}
+			}
+			r.expectValue(t, "messages_total", "rfc5424", n)
+		})
+	}
+	f("rsyslog", func(t *testing.T, dir string, addr net.Addr) net.Conn {
+		file := example(t, "rsyslog/rsyslog.conf", "/tmp/loki-go-rsyslog", dir, addr)
+		run(t, exec.Command(binary(t, "rsyslogd"), "-n", "-f", file, "-i", filepath.Join(dir, "pid")))
+		return devLog(t, filepath.Join(dir, "log"))
+	})
+	f("syslog-ng", func(t *testing.T, dir string, addr net.Addr) net.Conn {
+		return runSyslogNG(t, dir, example(t, "syslog-ng/syslog-ng.conf", "/tmp/loki-go-syslog-ng", dir, addr))
 	})
 }
 

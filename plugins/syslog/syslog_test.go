@@ -78,15 +78,15 @@ var realWant = [][]string{
 // What real senders have sent, cut at every byte.
 func TestRealStreams(t *testing.T) {
 	for i, in := range real {
+		r := newRig(t, &fakeSink{}, nil)
 		for n := 1; n <= len(in); n++ {
-			r := newRig(t, &fakeSink{}, nil)
+			r.sink.entries = nil
 			if sc := r.play([]byte(in), n); !sc.closed {
 				t.Fatal("not closed")
 			}
 			if got := sorted(r.sink.all()); !slices.Equal(got, realWant[i]) {
 				t.Fatalf("stream %d in pieces of %d:\n got %s\nwant %s", i, n, strings.Join(got, "\n     "), strings.Join(realWant[i], "\n     "))
 			}
-			r.Close()
 		}
 	}
 }
@@ -191,8 +191,8 @@ func TestOverloadWithoutLoss(t *testing.T) {
 				return nil
 			}}, nil)
 			c := r.dial(t)
-			const total = 20_000
-			filling := strings.Repeat("x", 600) // more than all buffers together
+			const total = 15_000
+			filling := strings.Repeat("x", 800) // more than all buffers together
 			go func() {
 				for i := range total / 100 {
 					var b strings.Builder
