@@ -256,3 +256,43 @@ func TestCollector(t *testing.T) {
 		}
 	}
 }
+
+// TestCollectorExample runs the example's configuration.
+func TestCollectorExample(t *testing.T) {
+	const n = 100
+	c := newCollecting(1)
+	url, _ := serveBoth(t, c)
+	config, err := filepath.Abs("../../examples/otel-collector/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "app.log")
+	if err := os.WriteFile(file, []byte("before the start\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
+	t.Setenv("LOKI_URL", url)
+	t.Setenv("OTLP_LISTEN", addr)
+	t.Setenv("LOG_FILES", file)
+	run(t, tool(t, "otelcollector"), "--config", config)
+	out, err := exec.Command(tool(t, "otelsdk"), "-to", "grpc://"+addr, "-n", fmt.Sprint(n)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	wantSDK(t, c.wait(t, "", n), n)
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("after the start\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := c.wait(t, "", n+1)
+	if last := got[0]; !strings.HasPrefix(last, `{service_name="files"} `) || !strings.Contains(last, ` "after the start" `) {
+		t.Fatalf("entry of the file: %s", last)
+	}
+}
