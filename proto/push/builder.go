@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 )
@@ -22,6 +23,9 @@ type Builder struct {
 	arena   []byte   // entries as protobuf fields of Stream, in order of arrival
 	entries []bentry // where they are
 	pairs   []byte   // metadata of the next entry, as it was given
+	npairs  int      // how many there are
+	odd     bool     // they are not normal
+	name    Span     // of the last one, in pairs
 	norm    normaliser
 }
 
@@ -53,7 +57,8 @@ func (bl *Builder) Reset(b *Batch) {
 	clear(bl.streams)
 	bl.b, bl.last = b, -1
 	bl.streams, bl.entries = bl.streams[:0], bl.entries[:0]
-	bl.arena, bl.pairs = bl.arena[:0], bl.pairs[:0]
+	bl.arena = bl.arena[:0]
+	bl.DropPairs()
 }
 
 // Len returns the number of entries so far, Size their encoded size in bytes.
@@ -83,10 +88,20 @@ func (bl *Builder) LastStream() int { return bl.last }
 
 // Pair adds metadata to the entry that comes next. Name and value are copied;
 // the name need not be normalised.
-func (bl *Builder) Pair(name, value []byte) { bl.pairs = appendPair(bl.pairs, name, value) }
+func (bl *Builder) Pair(name, value []byte) {
+	if !bl.odd {
+		bl.odd = !normalName(name) || bl.npairs > 0 && bytes.Compare(bl.lastName(), name) >= 0 || bytes.Contains(value, replacement)
+	}
+	bl.npairs++
+	bl.pairs = appendPair(bl.pairs, name, value)
+	end := len(bl.pairs) - len(value) - uvarintLen(uint64(len(value))) - 1
+	bl.name = span(end-len(name), end)
+}
+
+func (bl *Builder) lastName() []byte { return bl.pairs[bl.name.Off : bl.name.Off+bl.name.Len] }
 
 // DropPairs forgets the metadata given since the last entry.
-func (bl *Builder) DropPairs() { bl.pairs = bl.pairs[:0] }
+func (bl *Builder) DropPairs() { bl.pairs, bl.npairs, bl.odd = bl.pairs[:0], 0, false }
 
 // resolution guesses the step of the clock that gave ts, in nanoseconds.
 func resolution(ts int64) int64 {
@@ -158,12 +173,9 @@ func (bl *Builder) apart(stream int, ts, res int64) int64 {
 func (bl *Builder) EntryExact(stream int, ts int64, line []byte) {
 	s := &bl.streams[stream]
 	pairs := bl.pairs
-	if len(pairs) > 0 {
-		// Pair has made them, so they are sound.
-		if normal, _, _ := bl.norm.check(pairs); !normal {
-			bl.pairs = bl.norm.rewrite(pairs, pairs)
-			pairs = bl.pairs[len(pairs):]
-		}
+	if bl.odd && bl.npairs <= MaxPairs {
+		bl.pairs = bl.norm.rewrite(pairs, pairs)
+		pairs = bl.pairs[len(pairs):]
 	}
 	sec, nanos := ts/1e9, ts%1e9
 	if nanos < 0 {
@@ -195,7 +207,8 @@ func (bl *Builder) EntryExact(stream int, ts int64, line []byte) {
 	a = append(a, line...)
 	metaAt := len(a) - start
 	a = append(a, pairs...)
-	bl.arena, bl.pairs = a, bl.pairs[:0]
+	bl.arena = a
+	bl.DropPairs()
 	size := len(a) - start
 	bl.entries = append(bl.entries, bentry{
 		stream: uint32(stream), off: uint32(start), len: uint32(size), ts: ts,
