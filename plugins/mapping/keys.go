@@ -20,6 +20,7 @@ type key struct {
 	name   []byte // of the metadata
 	auto   []byte // of the label that it becomes without being named; nil: none
 	roles  []int
+	label  bool   // it can become a label
 	listed bool   // it becomes metadata where not all fields do
 	remove bool   // it is left out
 	rank   uint32 // order among all keys in the cache, by name and path
@@ -100,16 +101,19 @@ func (m *Mapper) newKey(path string) *key {
 	if own, ok := strings.CutPrefix(path, beside); ok && m.renames {
 		return &key{path: path, name: push.NormaliseName(nil, []byte(own))}
 	}
-	k := &key{path: path, roles: m.roles[path]}
+	k := &key{path: path}
+	if r := m.rules[path]; r != nil {
+		k.roles, k.remove = r.roles, r.remove
+	}
 	name, ok := m.listedName(path)
 	k.listed = ok
 	k.name = push.NormaliseName(nil, []byte(name))
-	_, k.remove = m.remove[path]
 	if label, ok := strings.CutPrefix(path, autoPrefix); ok && m.auto {
 		if k.auto = AppendLabelName(nil, []byte(label)); m.isSlot(string(k.auto)) {
 			k.auto = nil
 		}
 	}
+	k.label = len(k.roles) > 0 || k.auto != nil
 	return k
 }
 

@@ -87,6 +87,9 @@ func (st *State) value(rec *Record, in *Input, s *slot) bool {
 	from := len(st.tuple)
 	for i := range s.from {
 		src := &s.from[i]
+		if src.tag == nil && st.at[src.role] < 0 {
+			continue // so are most
+		}
 		if st.tuple = src.appendText(st.tuple, st, rec, in); len(st.tuple) > from {
 			if src.tag == nil {
 				st.consumed = append(st.consumed, st.at[src.role])
@@ -106,9 +109,10 @@ const (
 	maxAutoValue = 256
 )
 
-// noteAuto notes node j if it can become a label without being named.
+// noteAuto notes node j, if its value can be a label, as one that becomes a label
+// without being named.
 func (st *State) noteAuto(k *key, rec *Record, j int) {
-	if k.auto != nil && rec.Nodes[j].Kind < Array && len(st.auto) < maxAuto {
+	if rec.Nodes[j].Kind < Array && len(st.auto) < maxAuto {
 		st.auto = append(st.auto, field{k, rec, int32(j)})
 	}
 }

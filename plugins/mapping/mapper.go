@@ -34,13 +34,19 @@ type Mapper struct {
 	slots    []slot // in order of label names
 	lines    []line // best first
 	listed   []listed
-	tags     []keyed  // metadata that the tag becomes
-	tenants  []source // best first
-	roles    map[string][]int
+	tags     []keyed          // metadata that the tag becomes
+	tenants  []source         // best first
+	rules    map[string]*rule // by path
 	nroles   int
-	remove   map[string]struct{} // paths; nil if there are none
-	prefix   map[string]struct{} // paths that have a path in roles or remove below them
+	removes  bool // some rule does
 	states   sync.Pool
+}
+
+// rule is what the settings say of a path.
+type rule struct {
+	roles  []int
+	remove bool // the field is left out
+	deeper bool // a path below it has a rule, too
 }
 
 // autoPrefix starts the paths of a pod's labels.
@@ -139,7 +145,7 @@ func New(c Config, l Limits) (*Mapper, error) {
 	}
 	m := &Mapper{
 		format: p.format, single: p.single, metadata: p.metadata, strip: c.StripLine, auto: c.AutoKubernetesLabels,
-		limits: l, roles: map[string][]int{}, prefix: map[string]struct{}{},
+		limits: l, rules: map[string]*rule{},
 	}
 	for _, r := range p.lines {
 		m.lines = append(m.lines, line{r.path, m.role(r.path)})
@@ -147,17 +153,14 @@ func New(c Config, l Limits) (*Mapper, error) {
 	m.addSlots(p, c.DefaultLabels)
 	m.addMetadata(p)
 	for _, r := range p.removed {
-		if m.remove == nil {
-			m.remove = map[string]struct{}{}
-		}
-		m.remove[r.path] = struct{}{}
-		m.addPrefixes(r.path)
+		m.rule(r.path).remove = true
+		m.removes = true
 	}
 	for _, r := range p.tenants {
 		m.tenants = append(m.tenants, m.source(r))
 	}
 	if m.auto {
-		m.addPrefixes(autoPrefix)
+		m.deepen(autoPrefix)
 	}
 	m.collect = m.format <= formatRaw || m.auto || len(m.listed) > 0
 	m.leftover = m.format == formatAuto || m.format == formatRaw && m.metadata == metadataAll
@@ -263,15 +266,29 @@ func (m *Mapper) addSlots(p *parsed, defaults bool) {
 func (m *Mapper) role(path string) int {
 	n := m.nroles
 	m.nroles++
-	m.roles[path] = append(m.roles[path], n)
-	m.addPrefixes(path)
+	r := m.rule(path)
+	r.roles = append(r.roles, n)
 	return n
 }
 
-func (m *Mapper) addPrefixes(path string) {
+// rule returns the rule for path, adding it if there is none.
+func (m *Mapper) rule(path string) *rule {
+	m.deepen(path)
+	return m.ruleAt(path)
+}
+
+func (m *Mapper) ruleAt(path string) *rule {
+	if m.rules[path] == nil {
+		m.rules[path] = new(rule)
+	}
+	return m.rules[path]
+}
+
+// deepen makes fields above path be looked into.
+func (m *Mapper) deepen(path string) {
 	for i := range path {
 		if path[i] == '.' {
-			m.prefix[path[:i]] = struct{}{}
+			m.ruleAt(path[:i]).deeper = true
 		}
 	}
 }

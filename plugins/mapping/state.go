@@ -1,6 +1,10 @@
 package mapping
 
-import "github.com/loki-go/loki-go/proto/push"
+import (
+	"bytes"
+
+	"github.com/loki-go/loki-go/proto/push"
+)
 
 // Input is what a receiver knows about a record beside its fields.
 type Input struct {
@@ -161,7 +165,7 @@ func (st *State) walkMap(rec *Record, i int, w walk) {
 	prefix := len(st.path)
 	for j, end := i+1, int(rec.Nodes[i].End); j < end; j = rec.Next(j) {
 		n := &rec.Nodes[j]
-		if n.Kind == Null && st.m.remove == nil {
+		if n.Kind == Null && !st.m.removes {
 			continue
 		}
 		st.path = st.path[:prefix]
@@ -177,7 +181,7 @@ func (st *State) walkMap(rec *Record, i int, w walk) {
 func (st *State) field(rec *Record, j int, w walk) {
 	n := &rec.Nodes[j]
 	if n.Kind == Null {
-		if _, gone := st.m.remove[string(st.path)]; gone && w.roles {
+		if r := st.m.rules[string(st.path)]; r != nil && r.remove && w.roles {
 			st.removed = append(st.removed, int32(j))
 		}
 		return
@@ -202,7 +206,9 @@ func (st *State) field(rec *Record, j int, w walk) {
 	gone := false
 	if w.roles {
 		st.note(k.roles, j)
-		st.noteAuto(k, rec, j)
+		if k.auto != nil {
+			st.noteAuto(k, rec, j)
+		}
 		if gone = k.remove; gone {
 			st.removed = append(st.removed, int32(j))
 		}
@@ -220,18 +226,26 @@ func (st *State) field(rec *Record, j int, w walk) {
 // rolesOnly is field where metadata does not matter.
 func (st *State) rolesOnly(rec *Record, j int, w walk, isMap bool) {
 	m := st.m
-	st.note(m.roles[string(st.path)], j)
-	if _, gone := m.remove[string(st.path)]; gone {
+	if m.auto && len(st.auto) < maxAuto && bytes.HasPrefix(st.path, autoBytes) {
+		if k := st.keys.get(st.path); k.auto != nil {
+			st.noteAuto(k, rec, j)
+		}
+	}
+	r := m.rules[string(st.path)]
+	if r == nil {
+		return
+	}
+	st.note(r.roles, j)
+	if r.remove {
 		st.removed = append(st.removed, int32(j))
 	}
-	if m.auto && len(st.path) > len(autoPrefix) && string(st.path[:len(autoPrefix)]) == autoPrefix && len(st.auto) < maxAuto {
-		st.noteAuto(st.keys.get(st.path), rec, j)
-	}
-	if _, ok := m.prefix[string(st.path)]; ok && isMap {
+	if r.deeper && isMap {
 		w.nested = true
 		st.walkMap(rec, j, w)
 	}
 }
+
+var autoBytes = []byte(autoPrefix)
 
 func (st *State) note(roles []int, node int) {
 	for _, r := range roles {
@@ -306,7 +320,7 @@ func (st *State) addPairs(in *Input, bl *push.Builder, rec *Record, line int) bo
 		} else {
 			node := int(f.node)
 			if f.rec == rec {
-				if node >= line && node < lineEnd || (len(f.key.roles) > 0 || f.key.auto != nil) && st.isConsumed(f.node) {
+				if node >= line && node < lineEnd || f.key.label && st.isConsumed(f.node) {
 					continue
 				}
 				if m.metadata != metadataAll && !f.key.listed {
