@@ -166,16 +166,18 @@ func (i *Ingester) usedSymbols(w *cutWork, h *head, content []byte) []blocks.Sym
 		w.used = map[uint32]struct{}{}
 	}
 	clear(w.used)
-	for it := chunk.Entries(content); it.Next(); {
+	// There is no more to find once all are known to be used, as they are where
+	// every entry has the same few pairs.
+	for it := chunk.Entries(content); len(w.used) < len(list) && it.Next(); {
 		for k := range 2 * it.NumPairs {
-			w.used[it.Sym(k)] = struct{}{}
+			if id := it.Sym(k); int(id) < len(list) {
+				w.used[id] = struct{}{}
+			}
 		}
 	}
 	out := make([]blocks.Symbol, 0, len(w.used))
 	for id := range w.used {
-		if int(id) < len(list) {
-			out = append(out, blocks.Symbol{ID: id, Text: list[id]})
-		}
+		out = append(out, blocks.Symbol{ID: id, Text: list[id]})
 	}
 	sort.Slice(out, func(a, b int) bool { return out[a].ID < out[b].ID })
 	return out

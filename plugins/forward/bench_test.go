@@ -7,6 +7,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/loki-go/loki-go/internal/testkit"
 	"github.com/loki-go/loki-go/internal/testkit/loglines"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
@@ -177,6 +178,44 @@ func BenchmarkDecodeMap(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkStreams is BenchmarkStream with the load of make bench: messages of
+// 512 KB of lines, of a hundred streams that three fields name.
+func BenchmarkStreams(b *testing.B) {
+	mc := mapping.DefaultConfig()
+	mc.LabelKeys = []string{"app", "instance", "namespace"}
+	m, err := mapping.New(mc, mapping.Limits{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	sink := &nullSink{}
+	s, err := New(Deps{Sink: sink, Mapper: m}, DefaultConfig())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	g := loglines.New(1)
+	streams := make([]testkit.Stream, 100)
+	size := 0
+	for i := 0; size < 512<<10; i++ {
+		st := &streams[i%len(streams)]
+		if st.Labels == nil {
+			st.Labels = []testkit.Pair{{Name: "app", Value: loglines.AppName(i)}, {Name: "instance", Value: fmt.Sprint("host-", i)}, {Name: "namespace", Value: "shop"}}
+		}
+		ts := int64(1790000000e9) + int64(i)*1234567
+		line := string(g.AppendLine(nil, i%len(streams), ts))
+		st.Entries = append(st.Entries, testkit.Entry{TS: ts, Line: line})
+		size += len(line)
+	}
+	p := testkit.Forward("bench", testkit.ChunkID(1), streams)
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	newConn(s, &endless{p: p, n: b.N}).serve()
+	if sink.entries == 0 {
+		b.Fatal("no entries")
 	}
 }
 

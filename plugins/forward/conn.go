@@ -56,6 +56,7 @@ type conn struct {
 	buf    []byte // buf[r:w] has been read and not been handled
 	r, w   int
 	held   reservation // for buf
+	usual  int         // size of the last message
 	filled bool        // the last read has filled the buffer
 	began  time.Time   // when the first byte of the message came
 
@@ -234,6 +235,7 @@ func (c *conn) consume(size int) {
 	if c.json != nil {
 		*c.json = jsonFrame{}
 	}
+	c.usual = size
 	if c.r += size; c.r == c.w {
 		c.r, c.w = 0, 0
 		c.settle()
@@ -295,8 +297,9 @@ func (c *conn) room() error {
 		c.r, c.w = 0, have
 		return nil
 	}
-	// Four times what has come at most, whatever has been announced.
-	return c.grow(max(2*len(c.buf), min(4*len(c.buf), c.framer().Size())))
+	// Four times what has come at most, whatever has been announced, or as much
+	// as the last message had: a client's messages are often alike.
+	return c.grow(max(2*len(c.buf), min(4*len(c.buf), c.framer().Size()), c.usual))
 }
 
 func (c *conn) grow(size int) error {
