@@ -21,6 +21,13 @@ type Source struct {
 	Only labels.Label
 }
 
+// NumSeries returns the number of series of s.
+func (s Source) NumSeries() (int, error) {
+	c := cursor{r: s.Reader, only: s.Only}
+	err := c.open()
+	return c.refs.len(), err
+}
+
 // Keep decides which chunks of a series stay: it returns chunks or a part of
 // it, and may move what is in there. Merge may call it twice for a series. The
 // arguments are valid during the call.

@@ -127,9 +127,14 @@ func TestMergeOnly(t *testing.T) {
 		if got := mustMerge(t, own, nil); !bytes.Equal(got, mustBuild(t, series)) {
 			t.Fatalf("%s: the merge differs", tenant)
 		}
-		n, chunks := 0, 0
+		n, chunks, announced := 0, 0, 0
 		for _, s := range own {
-			err := s.Each(func(ls labels.Labels, fp uint64, cs []ChunkMeta) error {
+			k, err := s.NumSeries()
+			if err != nil {
+				t.Fatal(err)
+			}
+			announced += k
+			err = s.Each(func(ls labels.Labels, fp uint64, cs []ChunkMeta) error {
 				if ls.Get(label) != "" || fp != 7 && fp != ls.Fingerprint() {
 					return fmt.Errorf("series %s, %x", ls, fp)
 				}
@@ -141,8 +146,8 @@ func TestMergeOnly(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n < len(series) || chunks < n {
-			t.Fatalf("%d series, %d chunks", n, chunks)
+		if n < len(series) || chunks < n || n != announced {
+			t.Fatalf("%d series, announced were %d, %d chunks", n, announced, chunks)
 		}
 		for i := range own {
 			own[i].Only.Value = "nobody"

@@ -1,0 +1,339 @@
+package compactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/index"
+)
+
+// errSlow says that files may be deleted before what they were merged into is
+// there.
+var errSlow = errors.New("merging took longer than half of delete-delay")
+
+// job is what is to be done for a tenant in a table.
+type job struct {
+	day    int64
+	tenant string
+	files  files
+	listed time.Time
+	judge  *judge // nil if nothing can expire
+}
+
+// tenant merges the files of a tenant in a table, and drops what has expired.
+func (r *run) tenant(ctx context.Context, j job) error {
+	if len(j.files) > maxMarkerFiles {
+		j.files = j.files[:maxMarkerFiles] // the rest is for the next run
+	}
+	policy, check := r.policy(j)
+	if check {
+		j.judge = newJudge(policy, r.now())
+	}
+	merging := len(j.files) > 1 && (check || r.due(j.files))
+	if !merging && !check {
+		return nil
+	}
+	file, info, expired, err := r.merge(ctx, j)
+	if err != nil {
+		return err
+	}
+	if !merging && expired == 0 {
+		r.settle(j, policy, j.files[0].Key)
+		return nil
+	}
+	m := superseded{Sources: j.files.keys(), Expired: file == nil}
+	if file != nil {
+		made, err := r.put(ctx, j, file, info)
+		if err != nil {
+			return err
+		}
+		m.Covers = []string{made.Key}
+	}
+	if err := r.supersede(ctx, j.day, m); err != nil {
+		return err
+	}
+	if file != nil && check {
+		r.settle(j, policy, m.Covers[0])
+	}
+	r.expired += expired
+	r.m.chunksExpired.Add(float64(expired))
+	return nil
+}
+
+// policy returns the tenant's policy, and whether something may have expired
+// that is in the table.
+func (r *run) policy(j job) (Policy, bool) {
+	if !r.retain {
+		return Policy{}, false
+	}
+	p := r.retention.Retention(j.tenant)
+	shortest := p.shortest().Milliseconds()
+	now := r.now().UnixMilli()
+	if shortest == 0 || j.day*storage.DayMillis > now-shortest {
+		return p, false
+	}
+	s, ok := r.Compactor.settled[settledKey{j.day, j.tenant}]
+	if ok && len(j.files) == 1 && s.file == j.files[0].Key && now < s.until && s.policy == p.String() {
+		r.settled[settledKey{j.day, j.tenant}] = s
+		return p, false
+	}
+	return p, true
+}
+
+// settle notes when the file must be looked at again.
+func (r *run) settle(j job, p Policy, file string) {
+	r.settled[settledKey{j.day, j.tenant}] = settledTable{file, p.String(), j.judge.next}
+}
+
+// merge returns one index file with what those of j list, without what has
+// expired, or nil if that is all. The expired chunks are on record before it
+// returns.
+func (r *run) merge(ctx context.Context, j job) (file []byte, info index.Info, expired int, err error) {
+	var drop *dropper
+	m := merger{limit: int64(r.cfg.MaxMemory)}
+	if j.judge != nil {
+		drop = &dropper{run: r, tenant: j.tenant, judge: j.judge}
+		m.keep = j.judge.keep
+	}
+	err = r.each(ctx, j.files.keys(), func(rd *index.Reader) error {
+		s := index.Source{Reader: rd}
+		if drop != nil {
+			if err := drop.scan(ctx, s); err != nil {
+				return err
+			}
+		}
+		return m.add(s)
+	})
+	if err != nil {
+		return nil, info, 0, err
+	}
+	if drop != nil {
+		if err := drop.flush(ctx); err != nil {
+			return nil, info, 0, err
+		}
+		expired = drop.n
+		if expired == 0 && len(j.files) == 1 {
+			return nil, info, 0, nil
+		}
+	}
+	file, info, err = m.finish()
+	return file, info, expired, err
+}
+
+// each calls f for index files, of which some are fetched at a time.
+func (r *run) each(ctx context.Context, keys []string, f func(*index.Reader) error) error {
+	for some := range slices.Chunk(keys, r.cfg.Concurrency) {
+		objects := make([][]byte, len(some))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, key := range some {
+			g.Go(func() (err error) {
+				objects[i], err = r.bucket.Get(gctx, key)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for i, key := range some {
+			rd, err := r.unpack(key, objects[i])
+			objects[i] = nil
+			if err == nil {
+				err = f(rd)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	return nil
+}
+
+// open fetches an index file.
+func (c *Compactor) open(ctx context.Context, key string) (*index.Reader, error) {
+	object, err := c.bucket.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return c.unpack(key, object)
+}
+
+func (c *Compactor) unpack(key string, object []byte) (*index.Reader, error) {
+	c.m.bytesRead.Add(float64(len(object)))
+	return storage.UnpackIndex(key, object)
+}
+
+// merger merges files as they come, so that not more than limit bytes of them
+// and the result so far are in memory.
+type merger struct {
+	limit  int64
+	keep   index.Keep
+	batch  []index.Source
+	size   int64
+	result *index.Reader // of batches before
+	buf    [2][]byte     // that of the result, and the other
+}
+
+func (m *merger) add(s index.Source) error {
+	m.batch = append(m.batch, s)
+	m.size += int64(s.Reader.Size())
+	if m.size < m.limit || len(m.batch) < 2 {
+		return nil
+	}
+	file, _, err := m.finish()
+	if err != nil || file == nil {
+		return err
+	}
+	m.result, err = index.NewReader(file)
+	return err
+}
+
+// finish returns what was added, or nil if nothing is left of it. The result is
+// valid until the next call.
+func (m *merger) finish() ([]byte, index.Info, error) {
+	sources := m.batch
+	if m.result != nil {
+		sources = append(sources, index.Source{Reader: m.result})
+	}
+	file, info, err := index.Merge(m.buf[1][:0], sources, m.keep)
+	clear(m.batch)
+	m.batch, m.size, m.result = m.batch[:0], 0, nil
+	if errors.Is(err, index.ErrNoSeries) {
+		return nil, info, nil
+	}
+	m.buf[1], m.buf[0] = m.buf[0], file
+	return file, info, err
+}
+
+// put stores a file and returns what it is called.
+func (r *run) put(ctx context.Context, j job, file []byte, info index.Info) (storage.IndexFile, error) {
+	rd, err := index.NewReader(file)
+	if err != nil {
+		return storage.IndexFile{}, fmt.Errorf("check the merged file: %w", err)
+	}
+	series, err := index.Source{Reader: rd}.NumSeries()
+	if err != nil {
+		return storage.IndexFile{}, fmt.Errorf("check the merged file: %w", err)
+	}
+	packed, err := storage.PackIndex(file)
+	if err != nil {
+		return storage.IndexFile{}, err
+	}
+	number, err := r.number(j.files)
+	if err != nil {
+		return storage.IndexFile{}, err
+	}
+	made, err := storage.ParseIndexKey(storage.TenantIndexKey(j.day, j.tenant, number, info))
+	if err != nil {
+		return storage.IndexFile{}, err
+	}
+	if r.now().Sub(j.listed) > r.cfg.DeleteDelay/2 {
+		return storage.IndexFile{}, errSlow
+	}
+	if err := r.bucket.Put(ctx, made.Key, packed); err != nil {
+		return storage.IndexFile{}, err
+	}
+	r.written++
+	r.m.merges.Inc()
+	r.m.series.Add(float64(series))
+	r.m.bytesWritten.Add(float64(len(packed)))
+	return made, nil
+}
+
+// numberJitter keeps compactors that merge in the same moment from using the
+// same number.
+const numberJitter = 1_000_000
+
+// number returns the time, and in any case a number above those of f.
+func (r *run) number(f files) (int64, error) {
+	newest := f.newest()
+	if newest > math.MaxInt64-2*numberJitter {
+		return 0, fmt.Errorf("no number is above %d", newest)
+	}
+	return max(r.now().UnixNano(), newest+1) + int64(r.random()%numberJitter), nil
+}
+
+// split makes, of files of many tenants, one for each tenant. It returns those
+// that it made, even with an error.
+func (r *run) split(ctx context.Context, day int64, shared files, listed time.Time) (files, error) {
+	var made files
+	var batch []index.Source
+	size, first := int64(0), 0
+	end := func(n int) error {
+		some, err := r.splitBatch(ctx, job{day: day, files: shared[first:n], listed: listed}, batch)
+		made = append(made, some...)
+		batch, size, first = nil, 0, n
+		return err
+	}
+	n := 0
+	err := r.each(ctx, shared.keys(), func(rd *index.Reader) error {
+		batch = append(batch, index.Source{Reader: rd})
+		size += int64(rd.Size())
+		n++
+		if size >= int64(r.cfg.MaxMemory) || len(batch) == maxMarkerFiles {
+			return end(n)
+		}
+		return nil
+	})
+	if err == nil && len(batch) > 0 {
+		err = end(n)
+	}
+	return made, err
+}
+
+func (r *run) splitBatch(ctx context.Context, j job, batch []index.Source) (files, error) {
+	tenants, err := tenantsOf(batch)
+	if err != nil {
+		return nil, err
+	}
+	var made files
+	var buf []byte
+	for _, tenant := range tenants {
+		for i := range batch {
+			batch[i].Only = labels.Label{Name: storage.TenantLabel, Value: tenant}
+		}
+		file, info, err := index.Merge(buf[:0], batch, nil)
+		if err != nil {
+			return made, err
+		}
+		buf, j.tenant = file, tenant
+		f, err := r.put(ctx, j, file, info)
+		if err != nil {
+			return made, err
+		}
+		made = append(made, f)
+	}
+	return made, r.supersede(ctx, j.day, superseded{Sources: j.files.keys(), Covers: made.keys()})
+}
+
+// tenantsOf returns the tenants of files, sorted. It is an error if there is a
+// series without one: it would be lost.
+func tenantsOf(batch []index.Source) ([]string, error) {
+	var out []string
+	for _, s := range batch {
+		all, err := s.NumSeries()
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range s.Reader.LabelValues(storage.TenantLabel) {
+			n, err := index.Source{Reader: s.Reader, Only: labels.Label{Name: storage.TenantLabel, Value: t}}.NumSeries()
+			if err != nil {
+				return nil, err
+			}
+			all -= n
+			out = append(out, t)
+		}
+		if all != 0 {
+			return nil, fmt.Errorf("%d series without a tenant", all)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
