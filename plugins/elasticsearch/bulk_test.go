@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -473,4 +474,45 @@ func TestDocuments(t *testing.T) {
 	f("POST", "/i/thing/1", doc, 404, "")
 	f("POST", "/i/_doc/1/x", doc, 404, "")
 	f("POST", "/"+strings.Repeat("i", maxIndex+1)+"/_doc", doc, 404, "")
+}
+
+// Operators see what was refused, and how often a client was cut off.
+func TestLogAndMetrics(t *testing.T) {
+	var log bytes.Buffer
+	reg := prometheus.NewRegistry()
+	s := &sink{answer: rejectEvery(map[string]push.Reason{"m1": push.TooOld})}
+	r := newReceiver(t, s, nil)
+	r, err := New(Deps{Sink: s, Mapper: r.d.Mapper, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: reg}, r.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(r.d, r.cfg); err == nil {
+		t.Error("the same metrics were registered twice")
+	}
+	h := mux(r)
+	bulk(t, h, newRequest("POST", "/_bulk", mixed(3)+`{"delete":{"_id":"1"}}`))
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "documents refused") || !strings.Contains(text, "line m1") {
+		t.Errorf("log: %s", text)
+	}
+	s.answer = func(*push.Batch) error { return errors.New("disk on fire") }
+	do(h, newRequest("POST", "/_bulk", mixed(1)))
+	if text := log.String(); !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "disk on fire") {
+		t.Errorf("log: %s", text)
+	}
+	func() {
+		defer func() {
+			if recover() != http.ErrAbortHandler {
+				t.Error("the connection was not cut")
+			}
+		}()
+		do(h, newRequest("POST", "/_bulk", mixed(1), "User-Agent", ""))
+	}()
+	for metric, want := range map[prometheus.Collector]float64{
+		r.metrics.stored: 2, r.metrics.ignored: 1, r.metrics.rejected.WithLabelValues("greater_than_max_sample_age"): 1,
+		r.metrics.requests.WithLabelValues("200"): 1, r.metrics.requests.WithLabelValues("500"): 1, r.metrics.requests.WithLabelValues("499"): 1,
+	} {
+		if got := testutil.ToFloat64(metric); got != want {
+			t.Errorf("%v is %v, want %v", metric.(prometheus.Metric).Desc(), got, want)
+		}
+	}
 }

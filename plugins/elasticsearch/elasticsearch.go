@@ -44,7 +44,7 @@
 // documents that are refused in an answer which accepts others (Fluent Bit,
 // Vector): Config.KeepRefusedAgents names them. For those the gateway keeps
 // what is refused for good as dead letters, answered as created, and where a
-// retry is needed the whole request is refused. rsyslog before 8.2510 even
+// retry is needed the whole request is refused. rsyslog before 8.2606 even
 // drops all that an error answers and only repeats what got no answer: a client
 // of that list without a User-Agent has its connection closed instead.
 //
@@ -72,7 +72,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/loki-go/loki-go/plugins/httpbody"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -105,7 +105,7 @@ type Receiver struct {
 	cfg     Config
 	info    []byte // the answer to GET /
 	metrics *metrics
-	refused httpbody.RefusalLog
+	warn    *warn.Logger
 	work    sync.Pool // *work
 }
 
@@ -124,8 +124,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("elasticsearch: register metrics: %w", err)
 	}
-	r := &Receiver{d: d, cfg: cfg, info: clusterInfo(cfg.Version), metrics: m}
-	r.refused.Log = d.Log
+	r := &Receiver{d: d, cfg: cfg, info: clusterInfo(cfg.Version), metrics: m, warn: warn.New(d.Log)}
 	r.work.New = func() any { return newWork(d.Mapper.Acquire()) }
 	return r, nil
 }

@@ -101,20 +101,29 @@ func (r *Receiver) fail(w http.ResponseWriter, req *http.Request, wk *work, err 
 	return code
 }
 
+// maxLogged bounds the text of a refusal in the log.
+const maxLogged = 500
+
 // note logs what was not stored.
 func (r *Receiver) note(req *http.Request, code int, wk *work, err error) {
+	var text string
 	switch {
 	case errors.Is(err, httpbody.ErrDisconnected) || req.Context().Err() != nil:
+		return
 	case code == http.StatusInternalServerError:
 		r.d.Log.Error("push failed", "receiver", name, "peer", req.RemoteAddr, "err", err)
+		return
 	case err != nil:
-		r.refused.Note(name, req.RemoteAddr, code, err.Error())
+		text = err.Error()
 	case wk.failure != nil:
-		r.refused.Note(name, req.RemoteAddr, code, wk.failure.Error())
+		text = wk.failure.Error()
 	case wk.rejected.Entries > 0:
 		wk.rejected.Total = len(wk.items)
-		r.refused.Note(name, req.RemoteAddr, code, wk.rejected.Error())
+		text = wk.rejected.Error()
+	default:
+		return
 	}
+	r.warn.Warn("documents refused", "receiver", name, "peer", req.RemoteAddr, "status", code, "err", clip(text, maxLogged))
 }
 
 // What a work may keep allocated in the pool.
