@@ -25,16 +25,24 @@ func benchRequest(n int) (proto, json []byte) {
 			s.Records = append(s.Records, record{
 				Time: ts, Observed: ts + 1000, Severity: 9, SeverityText: "INFO", Body: string(gen.AppendLine(nil, app, int64(ts))),
 				Attrs: kvs{
-					{"log.file.name", "app.log"}, {"log.iostream", "stdout"}, {"thread.id", int64(i % 50)},
-					{"code.function", "serve"}, {"http.response.status_code", int64(200)},
+					{"log.file.name", "app.log"},
+					{"log.iostream", "stdout"},
+					{"thread.id", int64(i % 50)},
+					{"code.function", "serve"},
+					{"http.response.status_code", int64(200)},
 				},
 				Flags: 1, Trace: fmt.Appendf(nil, "%016d", i), Span: fmt.Appendf(nil, "%08d", i),
 			})
 		}
 		resources = append(resources, resourceOf{
 			Attrs: kvs{
-				{"service.name", loglines.AppName(app)}, {"k8s.namespace.name", "shop"}, {"k8s.pod.name", fmt.Sprintf("app-%d-x7k2p", app)},
-				{"k8s.container.name", "app"}, {"host.name", "node-1"}, {"os.type", "linux"}, {"k8s.node.name", "node-1"},
+				{"service.name", loglines.AppName(app)},
+				{"k8s.namespace.name", "shop"},
+				{"k8s.pod.name", fmt.Sprintf("app-%d-x7k2p", app)},
+				{"k8s.container.name", "app"},
+				{"host.name", "node-1"},
+				{"os.type", "linux"},
+				{"k8s.node.name", "node-1"},
 				{"k8s.pod.uid", "0f2a4c52-90b3-4f0e-9d1a-0b1c2d3e4f50"},
 			},
 			Scopes: []scopeOf{s},

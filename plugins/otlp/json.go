@@ -263,6 +263,9 @@ func (d *jsonDecoder) keyValue(rec *mapping.Record, arena *[]byte, depth int) er
 		return nil
 	}
 	at := len(rec.Nodes)
+	if at >= d.e.maxValues {
+		return d.e.tooMany
+	}
 	rec.Nodes = append(rec.Nodes, mapping.Node{})
 	var name []byte
 	err := d.message(func(key string) (err error) {

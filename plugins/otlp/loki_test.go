@@ -209,9 +209,13 @@ func lokiRequests(start uint64) [][]resourceOf {
 	values := []any{
 		nil, "", "text \"q\" \\ \n\t\x01 é 😀", "<a&b>", true, false, int64(0), int64(math.MinInt64), int64(math.MaxInt64),
 		0.0, math.Copysign(0, -1), 1.5, float64(7), 1e20, 1e21, 1.5e-6, 1.5e-7, 123456789.123, math.MaxFloat64, math.SmallestNonzeroFloat64,
-		math.NaN(), math.Inf(1), math.Inf(-1), []byte{}, []byte("\x00\xff\x80abc"),
-		[]any{}, []any{"a", int64(1), nil, 1.5e-7, []any{true}, kvs{{"k", "<v>"}}, []byte{1}, "\u2028\b\f"},
-		kvs{}, kvs{{"b", int64(1)}, {"a", kvs{{"z.y", []any{nil}}, {"x", ""}}}, {"1", 2.5}},
+		math.NaN(), math.Inf(1), math.Inf(-1),
+		[]byte{},
+		[]byte("\x00\xff\x80abc"),
+		[]any{},
+		[]any{"a", int64(1), nil, 1.5e-7, []any{true}, kvs{{"k", "<v>"}}, []byte{1}, "\u2028\b\f"},
+		kvs{},
+		kvs{{"b", int64(1)}, {"a", kvs{{"z.y", []any{nil}}, {"x", ""}}}, {"1", 2.5}},
 	}
 	for _, v := range values {
 		add(kvs{{"service.name", "bodies"}}, record{Body: v})
@@ -232,7 +236,14 @@ func lokiRequests(start uint64) [][]resourceOf {
 	add(kvs{{"service.name", "first"}, {"service.name", "second"}}, record{Body: "x"})
 	add(kvs{{"service.name", int64(5)}, {"service", "s"}, {"cloud.region", "r\"\n\\"}}, record{Body: "x"})
 	add(kvs{{"service.name", "names"}}, record{Attrs: kvs{
-		{"a.b", "1"}, {"a__b__c", "2"}, {"1st", "3"}, {"__reserved__", "4"}, {"_x", "5"}, {"ünï", "6"}, {"q-r/s t", "7"}, {"UPPER", "8"},
+		{"a.b", "1"},
+		{"a__b__c", "2"},
+		{"1st", "3"},
+		{"__reserved__", "4"},
+		{"_x", "5"},
+		{"ünï", "6"},
+		{"q-r/s t", "7"},
+		{"UPPER", "8"},
 		{"m", kvs{{"n.o", kvs{{"p__q", "9"}}}, {"2nd", "10"}, {"", "11"}}},
 	}})
 	add(kvs{{"service.name", "fields"}},

@@ -180,8 +180,13 @@ func TestMapping(t *testing.T) {
 	line([]any{math.NaN(), math.Inf(-1)}, `"[\"NaN\",\"-Infinity\"]"`)
 	// Labels and metadata of the resource.
 	f([]resourceOf{one(kvs{
-		{"service.name", "shop"}, {"host.name", "h1"}, {"k8s.pod.name", "p"}, {"process.pid", int64(7)},
-		{"deployment.environment.name", "prod"}, {"cloud.region", ""}, {"service.version", "1"},
+		{"service.name", "shop"},
+		{"host.name", "h1"},
+		{"k8s.pod.name", "p"},
+		{"process.pid", int64(7)},
+		{"deployment.environment.name", "prod"},
+		{"cloud.region", ""},
+		{"service.version", "1"},
 	}, record{Time: 5, Body: "x"})},
 		`{deployment_environment_name="prod", k8s_pod_name="p", service_name="shop"} 5 "x" host_name="h1" process_pid="7" service_version="1"`)
 	f([]resourceOf{one(kvs{{"service.name", "a"}, {"service.name", "b\"\n"}}, record{Time: 5})}, `{service_name="b\"\n"} 5 ""`)
@@ -606,6 +611,11 @@ func TestSingleRecordsRefused(t *testing.T) {
 	}
 	f(with(record{Attrs: many}), 1, "1 errors like: more than 200 values in one log record", kept...)
 	f(with(record{Body: list}), 1, "1 errors like: more than 200 values in one log record", kept...)
+	var empty kvs
+	for range 201 {
+		empty = append(empty, kv{"k", nil})
+	}
+	f(with(record{Attrs: empty}), 1, "1 errors like: more than 200 values in one log record", kept...)
 	// A resource or a scope that cannot be kept costs its own records only.
 	r := with(good)
 	f([]resourceOf{{Attrs: many, Scopes: r[0].Scopes}, {Scopes: []scopeOf{{Attrs: many, Records: []record{good}}, {Records: []record{other}}}}},
@@ -638,6 +648,13 @@ func TestLimits(t *testing.T) {
 	f(protobuf, protoRequest(r), 413, func(c *Config) { c.MaxDecodedSize = 4 << 20 }, 0)
 	f(protobuf, protoRequest(r), 503, func(*Config) {}, 8<<20)
 	f(jsonType, jsonRequest(r), 503, func(*Config) {}, 8<<20)
+	// Attributes without values count, too.
+	s := &sink{}
+	keys := `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":[` + strings.Repeat(`{"key":"k"},`, 5000) + `null]}]}]}]}`
+	w := post(receiverFor(t, s), jsonType, []byte(keys))
+	if n, _ := partialOf(t, jsonType, w.Body.Bytes()); n != 1 || s.pushes != 0 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
 	if _, err := New(Deps{Sink: &sink{}}, Config{LabelAttributes: []string{""}, GRPCDrainTimeout: -1}); err == nil || strings.Count(err.Error(), "\n") != 9 {
 		t.Fatalf("limits of 0: %v", err)
 	}
