@@ -414,6 +414,7 @@ func BenchmarkMap(b *testing.B) {
 		{"logstash", "constructed_logstash_json_batch.req0.bin", "auto"},
 		{"logstash-json", "constructed_logstash_json_batch.req0.bin", "json"},
 		{"logstash-logfmt", "constructed_logstash_json_batch.req0.bin", "logfmt"},
+		{"fluentbit-everything", "flb_http_json.req0.bin", "json"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			body := fixture(b, c.file)
@@ -432,7 +433,12 @@ func BenchmarkMap(b *testing.B) {
 				}
 				recs = append(recs, rec)
 			}
-			m := newMapper(b, config(func(cfg *Config) { cfg.LineFormat = c.format }), Limits{})
+			m := newMapper(b, config(func(cfg *Config) {
+				if strings.HasSuffix(c.name, "everything") {
+					everything(cfg)
+				}
+				cfg.LineFormat = c.format
+			}), Limits{})
 			st := m.Acquire()
 			var g Batches
 			in := &Input{Job: "json", Tag: []byte("kube.var.log"), TS: 1790000000e9}
