@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -198,7 +199,7 @@ func TestInputAndOutputFail(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	endless := iotest.DataErrReader(&zeros{})
+	endless := io.Reader(&zeros{})
 	if err := Run(endless, &bytes.Buffer{}, options(func(o *Options) {})); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Error(err)
 	}
