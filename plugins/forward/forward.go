@@ -21,18 +21,30 @@
 // A connection whose first byte is [ or { speaks JSON, with arrays of the first
 // two forms, and gets JSON for an ack.
 //
+// With Config.SharedKey or Config.Users a connection begins with a handshake,
+// in MessagePack: the server sends HELO, the client PING, the server PONG. What
+// they have is written down beside the type greeting. Before a PING that proves
+// that the client knows the key, and is one of the users, nothing is read but
+// 2 KiB at most, within Config.HandshakeTimeout. Whoever fails is told why, and
+// the connection ends. A client that sees that the server does not know the key
+// leaves by itself.
+//
+// With Config.TLS the ports speak TLS only. At Config.UnixListen the protocol is
+// the same, without TLS.
+//
 // On the UDP port of the same number a datagram is answered with one null byte.
 //
 // # What happens to entries
 //
 // A message is read and checked whole, then mapped as package mapping says (the
-// label is job="forward") and pushed, in several batches if it is large. Then,
-// and only then, it is acknowledged.
+// label is job="forward") and pushed, in several batches if it is large or its
+// records belong to several tenants. Then, and only then, it is acknowledged.
 //
-//	entry that is none (no map, no time)  dropped, logged, counted; the rest is
-//	                                      stored and acknowledged
-//	entries refused for good              acknowledged, logged, counted: sent
-//	                                      again they would be refused again
+//	entry that is none (no map, no time)  kept as a dead letter, logged, counted;
+//	                                      the rest is stored and acknowledged
+//	body that cannot be decompressed      the same for all of it
+//	entries refused for good              the same, by the gateway: sent again
+//	                                      they would be refused again
 //	nothing is known to be stored         tried again for Config.Hold; then the
 //	                                      connection is closed without an ack, and
 //	                                      the client sends the chunk again. A
@@ -46,10 +58,13 @@
 //
 // Messages without a chunk that have arrived together are pushed together.
 //
+// The tenant is the one that the record or the tag names, if the mapping is so
+// configured, else that of the user who sends, else Config.Tenant.
+//
 // A push has an id, so that a chunk which is sent again is known: a hash of the
-// chunk id, the tag and the size of the entries. The chunk id alone would not do.
-// Fluent Bit's is a hash of the content, so that equal records with two tags
-// have the same one.
+// chunk id, the tag, the size of the entries, the part of the message and the
+// tenant. The chunk id alone would not do. Fluent Bit's is a hash of the content,
+// so that equal records with two tags have the same one.
 //
 // # Life cycle
 //
