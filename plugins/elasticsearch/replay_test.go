@@ -208,8 +208,8 @@ func checkFields(t *testing.T, ev sourceEvent, e entry) {
 			}
 			continue
 		}
-		norm := string(push.NormaliseName(nil, []byte(k)))
-		if e.meta[norm] != v && !strings.Contains(e.labels, "="+strconv.Quote(v)) {
+		norm := push.NormaliseName(nil, []byte(k))
+		if e.meta[string(norm)] != v && !strings.Contains(e.labels, "="+strconv.Quote(v)) {
 			t.Errorf("field %s=%q is neither metadata nor a label in %v", k, v, e)
 		}
 	}
