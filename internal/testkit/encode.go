@@ -147,8 +147,21 @@ func EventsJSON(streams []Stream) []byte {
 // protocol. Records hold the line as log, the labels and the metadata; the
 // receiver is asked to acknowledge chunk, if that is not empty.
 func Forward(tag, chunk string, streams []Stream) []byte {
-	var events []byte
-	n := 0
+	events, n := Events(streams)
+	out := msgpackString([]byte{0x93}, tag)
+	out = append(out, 0xc6)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(events)))
+	out = append(out, events...)
+	if chunk == "" {
+		return msgpackInt(msgpackString(append(out, 0x81), "size"), n)
+	}
+	out = msgpackInt(msgpackString(append(out, 0x82), "size"), n)
+	return msgpackString(msgpackString(out, "chunk"), chunk)
+}
+
+// Events returns the entries as events of Fluentd and Fluent Bit, and their
+// number. The line is the field log; labels and metadata are fields, too.
+func Events(streams []Stream) (events []byte, n int) {
 	for _, s := range streams {
 		for _, e := range s.Entries {
 			events = append(events, 0x92, 0xd7, 0x00)
@@ -163,15 +176,7 @@ func Forward(tag, chunk string, streams []Stream) []byte {
 			n++
 		}
 	}
-	out := msgpackString([]byte{0x93}, tag)
-	out = append(out, 0xc6)
-	out = binary.BigEndian.AppendUint32(out, uint32(len(events)))
-	out = append(out, events...)
-	if chunk == "" {
-		return msgpackInt(msgpackString(append(out, 0x81), "size"), n)
-	}
-	out = msgpackInt(msgpackString(append(out, 0x82), "size"), n)
-	return msgpackString(msgpackString(out, "chunk"), chunk)
+	return events, n
 }
 
 // ChunkID makes the chunk option of a forward message from a number.

@@ -12,6 +12,9 @@
  *     flood INSTANCE TAG FILE N T    flushes N times from T threads; the counts
  *                                    of error, ok, retry, other
  *     exit INSTANCE                  the result
+ *     reload                         ends all instances and opens them anew, in
+ *                                    the order of a hot reload; the result of
+ *                                    the last
  *     quit
  */
 #include <dlfcn.h>
@@ -66,7 +69,42 @@ static int log_check(void *section, int level) {
     return level <= 3;
 }
 
+static int (*reg)(void *);
+static int (*init)(void *);
+static int (*exit_ctx)(void *);
+static void (*unregister)(void *);
 static int (*flush_ctx)(void *, void *, int, char *);
+
+/* One for all instances: Fluent Bit writes each section into the same. */
+static struct api api = {get_property, log_check};
+static struct instance ins = {NULL, &api, NULL, NULL};
+static struct definition def;
+static struct context contexts[16];
+static struct section sections[16];
+static int count;
+
+static int open_instance(int k) {
+    contexts[k].remote = NULL;
+    ins.name = def.name;
+    ins.section = &sections[k];
+    ins.context = &contexts[k];
+    return init(&ins);
+}
+
+/* reload registers again before anything ends, as Fluent Bit does. */
+static int reload(void) {
+    struct definition old = def;
+    int r = 1;
+    memset(&def, 0, sizeof def);
+    if (reg(&def) != 0)
+        return -1;
+    for (int k = 0; k < count; k++)
+        exit_ctx(contexts[k].remote);
+    unregister(&old);
+    for (int k = 0; k < count && r > 0; k++)
+        r = open_instance(k);
+    return r;
+}
 
 static void *load(void *so, const char *name) {
     void *f = dlsym(so, name);
@@ -135,26 +173,18 @@ int main(int argc, char **argv) {
         fprintf(stderr, "host: %s\n", dlerror());
         return 3;
     }
-    int (*reg)(void *) = load(so, "FLBPluginRegister");
-    int (*init)(void *) = load(so, "FLBPluginInit");
-    int (*exit_ctx)(void *) = load(so, "FLBPluginExitCtx");
-    void (*unregister)(void *) = load(so, "FLBPluginUnregister");
+    reg = load(so, "FLBPluginRegister");
+    init = load(so, "FLBPluginInit");
+    exit_ctx = load(so, "FLBPluginExitCtx");
+    unregister = load(so, "FLBPluginUnregister");
     flush_ctx = load(so, "FLBPluginFlushCtx");
 
-    struct definition def;
-    memset(&def, 0, sizeof def);
     if (reg(&def) != 0) {
         fprintf(stderr, "host: register failed\n");
         return 4;
     }
     printf("registered %s type=%d proxy=%d\n", def.name, def.type, def.proxy);
 
-    static struct api api = {get_property, log_check};
-    struct context contexts[16];
-    struct section sections[16];
-    /* One for all instances: Fluent Bit writes each section into the same. */
-    struct instance ins = {def.name, &api, NULL, NULL};
-    int count = 0;
     for (int i = 2; i <= argc && count < 16; count++) {
         struct section *s = &sections[count];
         s->pairs = argv + i;
@@ -164,10 +194,7 @@ int main(int argc, char **argv) {
             s->n++;
         }
         i++;
-        contexts[count].remote = NULL;
-        ins.section = s;
-        ins.context = &contexts[count];
-        int r = init(&ins);
+        int r = open_instance(count);
         printf("init %d\n", r);
         if (r <= 0) {
             fflush(stdout);
@@ -202,6 +229,8 @@ int main(int argc, char **argv) {
             free(p);
         } else if (sscanf(line, "exit %d", &k) == 1) {
             printf("%d\n", exit_ctx(contexts[k].remote));
+        } else if (strncmp(line, "reload", 6) == 0) {
+            printf("%d\n", reload());
         } else if (strncmp(line, "quit", 4) == 0) {
             break;
         } else {
