@@ -5,7 +5,7 @@ ARGS    ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -X main.version=$(VERSION)
 
-.PHONY: all build plugin run test integration chaos lint bench fuzz proto docs tools clean
+.PHONY: all build plugin run test integration chaos lint bench fuzz proto docs tools clients clean
 
 all: build plugin
 
@@ -23,9 +23,9 @@ test:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 5m ./...
 
-# Stock Loki and logcli, which tests compare with, and an S3 service. The first
-# build takes minutes and 6 GB of module and build cache.
-tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw
+# Stock Loki and logcli, which tests compare with, an S3 service, and clients of
+# OpenTelemetry. The first build takes minutes and 7 GB of module and build cache.
+tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw bin/tools/otelsdk bin/tools/otelcollector
 
 bin/tools/loki bin/tools/logcli &: tools/loki/go.mod tools/loki/go.sum
 	mkdir -p bin/tools
@@ -37,9 +37,21 @@ bin/tools/versitygw: tools/s3/go.mod tools/s3/go.sum
 	cd tools/s3 && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/versity/versitygw/cmd/versitygw
 	touch bin/tools/versitygw
 
+bin/tools/otelsdk bin/tools/otelcollector &: $(wildcard tools/otelclient/*/*.go) tools/otelclient/go.mod tools/otelclient/go.sum
+	mkdir -p bin/tools
+	cd tools/otelclient && $(GO) build -ldflags '-s -w' -o ../../bin/tools/otelsdk ./sdk
+	cd tools/otelclient && $(GO) build -ldflags '-s -w' -o ../../bin/tools/otelcollector ./collector
+
+# Real clients and servers of others, most of them Debian packages.
+clients:
+	mkdir -p bin/tools
+	sh tools/clients.sh bin/tools
+
 # Tests against real servers and clients, and the long versions of the others.
-integration: tools build
-	LOKI_GO_TOOLS=$(CURDIR)/bin/tools $(GO) test -count=1 -timeout 15m -tags integration ./test/...
+# With FLUENT_BIT (and FLUENTD) naming their programs these are run, too.
+integration: tools clients build
+	LOKI_GO_TOOLS=$(CURDIR)/bin/tools NODE_PATH=$(CURDIR)/bin/tools/node_modules \
+		$(GO) test -count=1 -timeout 20m -tags integration ./test/... ./plugins/... ./storage/...
 
 # Kill the process 20 times under load, over and over until it fails or ROUNDS
 # are done.

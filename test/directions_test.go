@@ -42,7 +42,9 @@ func packages(t *testing.T) []pkg {
 func below(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 // leaves may be imported from everywhere.
-var leaves = []string{"internal/config", "internal/labels", "internal/units", "internal/vfs"}
+var leaves = []string{
+	"internal/config", "internal/labels", "internal/tlsconf", "internal/units", "internal/unixsocket", "internal/vfs", "internal/warn",
+}
 
 // directions says, for the packages in a directory, in which directories
 // everything of ours is that they depend on, directly or not. The first entry
@@ -54,6 +56,9 @@ var directions = []struct {
 	{"proto", []string{"proto"}},
 	{"internal/labels", nil},
 	{"internal/units", nil},
+	{"internal/tlsconf", nil},
+	{"internal/unixsocket", nil},
+	{"internal/warn", nil},
 	{"internal/vfs", []string{"internal/vfs"}},
 	{"internal/config", nil},
 	{"ring", append(leaves, "proto")},

@@ -207,7 +207,9 @@ func (c Config) unsupported() (errs []error) {
 
 // MappingLimits are those of one entry's metadata.
 func (c Config) MappingLimits() mapping.Limits {
-	return mapping.Limits{Pairs: c.Limits.MaxStructuredMetadataEntriesCount, Bytes: int(c.Limits.MaxStructuredMetadataSize)}
+	return mapping.Limits{
+		Pairs: c.Limits.MaxStructuredMetadataEntriesCount, Bytes: int(c.Limits.MaxStructuredMetadataSize), Labels: c.Limits.MaxLabelNamesPerSeries,
+	}
 }
 
 func (c LogConfig) level() (slog.Level, error) {
