@@ -59,9 +59,6 @@ func TestCrashes(t *testing.T) {
 		for k := 1; ; k++ {
 			w := fill(t)
 			b := &crashing{Bucket: w.bucket, at: k, after: after}
-			if testing.Verbose() && k == 1 {
-				b.at = math.MaxInt
-			}
 			for i, d := range steps {
 				w.advance(d)
 				if err := w.compactor(b).RunOnce(t.Context()); (err != nil) != b.crashed() || err != nil && !errors.Is(err, errCrash) {
@@ -198,31 +195,6 @@ func TestBatches(t *testing.T) {
 		w.advance(2 * time.Hour)
 	}
 	w.wantDone("at the end")
-}
-
-// TestSlow: a merge that took too long is not stored.
-func TestSlow(t *testing.T) {
-	w := fill(t)
-	c := w.compactor(&slow{crashing{Bucket: w.bucket, at: math.MaxInt}, w})
-	before := len(w.keys(""))
-	if err := c.RunOnce(t.Context()); !errors.Is(err, errSlow) {
-		t.Fatal(err)
-	}
-	if n := len(w.keys("index/")); n != 11 {
-		t.Fatalf("%d objects, had %d:\n%q", n, before, w.keys("index/"))
-	}
-	w.mustCheck("after a slow run")
-}
-
-// slow is a bucket whose reads take eight minutes.
-type slow struct {
-	crashing
-	w *world
-}
-
-func (s *slow) Get(ctx context.Context, key string) ([]byte, error) {
-	s.w.advance(8 * time.Minute)
-	return s.crashing.Get(ctx, key)
 }
 
 // TestDamaged: an index file that cannot be read keeps its tenant's table as it

@@ -49,10 +49,11 @@
 //     table that the chunks belong to lists them, that is noted in the marker,
 //  4. delete-delay later, if this is still so, the chunks are deleted.
 //
-// A merge that began before a file was deleted may put back what was in there;
-// it gives up if it could not do so within half of delete-delay. So what the
-// second look of step 4 does not find listed, no merge can list again, and no
-// index entry is ever without its chunk.
+// A merge that read a file before it was deleted may put back what was in there.
+// Before it stores its result it makes sure that all that it has read is still
+// there, or was so within a quarter of delete-delay. So what the second look of
+// step 4 does not find listed, no merge can list again, and no index entry is
+// ever without its chunk, as long as a put takes less than half of delete-delay.
 //
 // # Use
 //

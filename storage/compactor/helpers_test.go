@@ -385,3 +385,34 @@ func countPrefix(keys []string, prefix string) int {
 	}
 	return n
 }
+
+// hooked is a bucket that tells of each request but deletes: before and after
+// it.
+type hooked struct {
+	objstore.Bucket
+	before, after func(op, key string)
+}
+
+func (h *hooked) tell(f func(op, key string), op, key string) {
+	if f != nil {
+		f(op, key)
+	}
+}
+
+func (h *hooked) Put(ctx context.Context, key string, body []byte) error {
+	h.tell(h.before, "put", key)
+	defer h.tell(h.after, "put", key)
+	return h.Bucket.Put(ctx, key, body)
+}
+
+func (h *hooked) Get(ctx context.Context, key string) ([]byte, error) {
+	h.tell(h.before, "get", key)
+	defer h.tell(h.after, "get", key)
+	return h.Bucket.Get(ctx, key)
+}
+
+func (h *hooked) List(ctx context.Context, prefix string, recursive bool) ([]string, error) {
+	h.tell(h.before, "list", prefix)
+	defer h.tell(h.after, "list", prefix)
+	return h.Bucket.List(ctx, prefix, recursive)
+}

@@ -13,19 +13,19 @@ import (
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/index"
+	"github.com/loki-go/loki-go/storage/objstore"
 )
 
-// errSlow says that files may be deleted before what they were merged into is
-// there.
-var errSlow = errors.New("merging took longer than half of delete-delay")
+// errSlow says that what a file lists may be deleted before the file is there.
+var errSlow = errors.New("listing took longer than half of delete-delay")
 
 // job is what is to be done for a tenant in a table.
 type job struct {
 	day    int64
 	tenant string
 	files  files
-	listed time.Time
-	judge  *judge // nil if nothing can expire
+	listed time.Time // when the files were known to be there
+	judge  *judge    // nil if nothing can expire
 }
 
 // tenant merges the files of a tenant in a table, and drops what has expired.
@@ -51,7 +51,7 @@ func (r *run) tenant(ctx context.Context, j job) error {
 	}
 	m := superseded{Sources: j.files.keys(), Expired: file == nil}
 	if file != nil {
-		made, err := r.put(ctx, j, file, info)
+		made, err := r.put(ctx, &j, file, info)
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func (m *merger) finish() ([]byte, index.Info, error) {
 }
 
 // put stores a file and returns what it is called.
-func (r *run) put(ctx context.Context, j job, file []byte, info index.Info) (storage.IndexFile, error) {
+func (r *run) put(ctx context.Context, j *job, file []byte, info index.Info) (storage.IndexFile, error) {
 	rd, err := index.NewReader(file)
 	if err != nil {
 		return storage.IndexFile{}, fmt.Errorf("check the merged file: %w", err)
@@ -234,8 +234,8 @@ func (r *run) put(ctx context.Context, j job, file []byte, info index.Info) (sto
 	if err != nil {
 		return storage.IndexFile{}, err
 	}
-	if r.now().Sub(j.listed) > r.cfg.DeleteDelay/2 {
-		return storage.IndexFile{}, errSlow
+	if err := r.stillThere(ctx, j); err != nil {
+		return storage.IndexFile{}, err
 	}
 	if err := r.bucket.Put(ctx, made.Key, packed); err != nil {
 		return storage.IndexFile{}, err
@@ -245,6 +245,34 @@ func (r *run) put(ctx context.Context, j job, file []byte, info index.Info) (sto
 	r.m.series.Add(float64(series))
 	r.m.bytesWritten.Add(float64(len(packed)))
 	return made, nil
+}
+
+// stillThere returns an error if files of j are gone. Then chunks that only they
+// listed may be gone too, and must not be listed again. If all are there it is
+// good for half of delete-delay.
+func (r *run) stillThere(ctx context.Context, j *job) error {
+	if r.now().Sub(j.listed) <= r.cfg.DeleteDelay/4 {
+		return nil
+	}
+	at := r.now()
+	all, err := r.list(ctx, j.day)
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool, len(all))
+	for _, f := range all {
+		there[f.Key] = true
+	}
+	for _, f := range j.files {
+		if !there[f.Key] {
+			return fmt.Errorf("%s was merged by another: %w", f.Key, objstore.ErrNotFound)
+		}
+	}
+	if r.now().Sub(at) > r.cfg.DeleteDelay/2 {
+		return errSlow
+	}
+	j.listed = at
+	return nil
 }
 
 // numberJitter keeps compactors that merge in the same moment from using the
@@ -304,7 +332,7 @@ func (r *run) splitBatch(ctx context.Context, j job, batch []index.Source) (file
 			return made, err
 		}
 		buf, j.tenant = file, tenant
-		f, err := r.put(ctx, j, file, info)
+		f, err := r.put(ctx, &j, file, info)
 		if err != nil {
 			return made, err
 		}
