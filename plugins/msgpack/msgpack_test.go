@@ -622,7 +622,17 @@ func FuzzEvents(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		var e Events
-		n := 0
+		n, handed := 0, 0
+		e.OnDrop = func(_ Drop, raw []byte) {
+			if handed++; len(raw) == 0 {
+				t.Fatal("something without bytes was dropped")
+			}
+		}
+		defer func() {
+			if handed != e.Dropped() {
+				t.Fatalf("%d pieces handed over, %d dropped", handed, e.Dropped())
+			}
+		}()
 		for e.Reset(p, testNow); e.Next(); n++ {
 			checkRecord(t, &e.Record)
 			if e.Record.Nodes[0].Kind != mapping.Map {
