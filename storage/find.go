@@ -37,18 +37,28 @@ func (s *Store) find(ctx context.Context, tenant string, ms []*labels.Matcher, f
 	if from >= through {
 		return nil, nil
 	}
-	q := query{s: s, tenant: tenant, ms: ms, from: floorDiv(from, 1e6), through: floorDiv(through-1, 1e6)}
+	q := query{s: s, tenant: tenant, ms: ms, from: floorDiv(from, 1e6), through: floorDiv(through-1, 1e6), slots: make(chan struct{}, s.fetches)}
 	q.shared = append(slices.Clone(ms), &labels.Matcher{Type: labels.MatchEqual, Name: tenantLabel, Value: tenant})
 	days, err := s.tables(ctx, floorDiv(q.from, dayMillis), floorDiv(q.through, dayMillis))
 	if err != nil {
 		return nil, fmt.Errorf("storage: list tables: %w", err)
 	}
+	tables := make([][][]index.Series, len(days))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(s.fetches)
+	for i, day := range days {
+		g.Go(func() (err error) {
+			if tables[i], err = q.table(ctx, day); err != nil {
+				return fmt.Errorf("storage: read table %d: %w", day, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	m := merger{byFingerprint: map[uint64][]int{}}
-	for _, day := range days {
-		parts, err := q.table(ctx, day)
-		if err != nil {
-			return nil, fmt.Errorf("storage: read table %d: %w", day, err)
-		}
+	for _, parts := range tables {
 		for _, p := range parts {
 			m.add(p)
 		}
@@ -84,6 +94,17 @@ type query struct {
 	tenant        string
 	ms, shared    []*labels.Matcher // for files of the tenant, and of many
 	from, through int64
+	slots         chan struct{} // one for each request that may be under way
+}
+
+// slot waits for one.
+func (q *query) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case q.slots <- struct{}{}:
+		return func() { <-q.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // file is an index file of a table.
@@ -103,13 +124,19 @@ func (q *query) table(ctx context.Context, day int64) ([][]index.Series, error) 
 		if !objstore.IsNotFound(err) || attempt == listAttempts {
 			return parts, err
 		}
+		q.s.lists.forget(tableDir(day), q.tenant)
 	}
 }
 
 // files lists the files of a table that may have something.
 func (q *query) files(ctx context.Context, day int64) ([]file, error) {
+	release, err := q.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	dir := tableDir(day)
-	shared, err := q.s.bucket.List(ctx, dir, false)
+	shared, err := q.s.lists.list(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +146,12 @@ func (q *query) files(ctx context.Context, day int64) ([]file, error) {
 		if isIndexFile(key) {
 			out = append(out, file{key, true})
 		}
-		own = own || key == dir+q.tenant+"/"
+		own = own || key == tenantDir(dir, q.tenant)
 	}
 	if !own {
 		return out, nil
 	}
-	keys, err := q.s.bucket.List(ctx, dir+q.tenant+"/", false)
+	keys, err := q.s.lists.list(ctx, tenantDir(dir, q.tenant))
 	if err != nil {
 		return nil, err
 	}
@@ -145,25 +172,32 @@ func (q *query) search(ctx context.Context, files []file) ([][]index.Series, err
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(q.s.fetches)
 	for i, f := range files {
-		g.Go(func() error {
-			r, err := q.s.openIndex(ctx, f.key)
-			if err == nil {
-				ms := q.ms
-				if f.shared {
-					ms = q.shared
-				}
-				out[i], err = r.Select(ms, q.from, q.through)
-			}
-			if err != nil {
+		g.Go(func() (err error) {
+			if out[i], err = q.file(ctx, f); err != nil {
 				return fmt.Errorf("%s: %w", f.key, err)
-			}
-			if f.shared {
-				dropTenant(out[i])
 			}
 			return nil
 		})
 	}
 	return out, g.Wait()
+}
+
+func (q *query) file(ctx context.Context, f file) ([]index.Series, error) {
+	release, err := q.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	r, err := q.s.openIndex(ctx, f.key)
+	if err != nil {
+		return nil, err
+	}
+	if !f.shared {
+		return r.Select(q.ms, q.from, q.through)
+	}
+	found, err := r.Select(q.shared, q.from, q.through)
+	dropTenant(found)
+	return found, err
 }
 
 // dropTenant removes the label that files of many tenants add.
@@ -176,14 +210,24 @@ func dropTenant(series []index.Series) {
 // openIndex returns the index file with this key.
 func (s *Store) openIndex(ctx context.Context, key string) (*index.Reader, error) {
 	return s.indexes.get(ctx, key, func() (*index.Reader, int64, error) {
+		if b, ok := s.disk.get(key); ok {
+			if r, err := index.NewReader(b); err == nil {
+				return r, int64(r.Size()), nil
+			}
+			s.disk.remove(key)
+		}
 		b, err := s.bucket.Get(ctx, key)
 		if err != nil {
 			return nil, 0, err
 		}
-		r, err := UnpackIndex(key, b)
+		if b, err = unpackIndex(key, b); err != nil {
+			return nil, 0, err
+		}
+		r, err := index.NewReader(b)
 		if err != nil {
 			return nil, 0, err
 		}
+		s.disk.put(key, b)
 		return r, int64(r.Size()), nil
 	})
 }

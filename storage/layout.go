@@ -83,11 +83,21 @@ func PackIndex(file []byte) ([]byte, error) { return compress(file) }
 // UnpackIndex opens the object under the key of an index file. The reader may
 // refer to it.
 func UnpackIndex(key string, object []byte) (*index.Reader, error) {
-	if strings.HasSuffix(key, gzipSuffix) {
-		var err error
-		if object, err = decompress(object); err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
+	file, err := unpackIndex(key, object)
+	if err != nil {
+		return nil, err
 	}
-	return index.NewReader(object)
+	return index.NewReader(file)
+}
+
+// unpackIndex returns the index file in the object under key.
+func unpackIndex(key string, object []byte) ([]byte, error) {
+	if !strings.HasSuffix(key, gzipSuffix) {
+		return object, nil
+	}
+	file, err := decompress(object)
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return file, nil
 }

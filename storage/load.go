@@ -6,19 +6,30 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
+// selection is what one Select has found.
+type selection struct {
+	s             *Store
+	ctx           context.Context
+	from, through int64 // ns; blocks out of this range are left out
+	limits        QueryLimits
+	refs          []chunkRef
+	read          atomic.Int64 // bytes that were loaded
+	ahead         readAhead
+}
+
 // chunkRef is a chunk as the index lists it.
 type chunkRef struct {
-	s             *Store
-	ctx           context.Context // of the Select that returned it
-	key           chunk.Key
-	labels        labels.Labels
-	entries       int
-	from, through int64 // ns; blocks out of this range are left out
+	sel         *selection
+	key         chunk.Key
+	labels      labels.Labels
+	entries, kb uint32
+	n, series   int32 // number in sel.refs, and of the series
 }
 
 // Bounds is BlockRef's; they are those of the whole chunk.
@@ -38,21 +49,26 @@ func millisToNanos(ms int64) int64 {
 }
 
 // NumEntries is BlockRef's; it counts the whole chunk.
-func (r *chunkRef) NumEntries() int { return r.entries }
+func (r *chunkRef) NumEntries() int { return int(r.entries) }
 
 // Load is BlockRef's.
 func (r *chunkRef) Load(dst []byte) ([]byte, []string, error) {
-	c, err := r.s.getChunk(r.ctx, r.key)
+	sel, start := r.sel, len(dst)
+	if err := sel.limits.checkBytes(sel.read.Load()); err != nil {
+		return dst, nil, err
+	}
+	c, err := sel.ahead.load(r)
 	if err == nil && !slices.Equal(c.Labels, r.labels) {
 		err = fmt.Errorf("labels are %s, the index has %s", c.Labels, r.labels)
 	}
 	if err == nil {
-		dst, err = content(c, dst, r.from, r.through)
+		dst, err = content(c, dst, sel.from, sel.through)
 	}
 	if err != nil {
-		r.s.m.loadErrors.Inc()
+		sel.s.m.loadErrors.Inc()
 		return dst, nil, fmt.Errorf("storage: load chunk %s: %w", r.key, err)
 	}
+	sel.read.Add(int64(len(dst) - start))
 	return dst, c.Symbols, nil
 }
 
@@ -78,25 +94,52 @@ func content(c *chunk.Chunk, dst []byte, from, through int64) ([]byte, error) {
 	return dst, nil
 }
 
-// getChunk fetches and decodes a chunk, and checks it against its key.
+// getChunk returns a chunk that was checked against its key: from memory, the
+// shared cache, or the object store.
 func (s *Store) getChunk(ctx context.Context, key chunk.Key) (*chunk.Chunk, error) {
 	return s.chunks.get(ctx, key.String(), func() (*chunk.Chunk, int64, error) {
+		if object, ok := s.shared.Get(ctx, key); ok {
+			// If there is something wrong with it the store's copy may be
+			// better.
+			if c, err := openChunk(key, object); err == nil {
+				return c, memoryOf(c), nil
+			}
+		}
 		object, err := s.bucket.Get(ctx, s.objectKey(key))
 		if err != nil {
 			return nil, 0, err
 		}
 		s.m.chunksRead.Inc()
 		s.m.chunkBytesRead.Add(float64(len(object)))
-		if chunk.Checksum(object) != key.Checksum {
-			return nil, 0, errors.New("the object's checksum is not that of its key")
-		}
-		c, err := chunk.Decode(object)
+		c, err := openChunk(key, object)
 		if err != nil {
 			return nil, 0, err
 		}
-		if c.Tenant != key.Tenant || c.Fingerprint != key.Fingerprint || c.From != key.From || c.Through != key.Through {
-			return nil, 0, fmt.Errorf("the object is chunk %s", chunk.KeyOf(object, c.Meta))
-		}
-		return c, int64(len(object) + c.SymbolBytes() + 16*len(c.Symbols) + 80*len(c.Blocks)), nil
+		s.shared.Put(key, object)
+		return c, memoryOf(c), nil
 	})
+}
+
+// openChunk decodes an object, which the chunk refers to, if it is key's.
+func openChunk(key chunk.Key, object []byte) (*chunk.Chunk, error) {
+	if chunk.Checksum(object) != key.Checksum {
+		return nil, errors.New("the object's checksum is not that of its key")
+	}
+	c, err := chunk.Decode(object)
+	if err != nil {
+		return nil, err
+	}
+	if c.Tenant != key.Tenant || c.Fingerprint != key.Fingerprint || c.From != key.From || c.Through != key.Through {
+		return nil, fmt.Errorf("the object is chunk %s", chunk.KeyOf(object, c.Meta))
+	}
+	return c, nil
+}
+
+// memoryOf returns about how much memory a decoded chunk takes.
+func memoryOf(c *chunk.Chunk) int64 {
+	n := 512 + c.SymbolBytes() + 16*len(c.Symbols) + 80*len(c.Blocks)
+	for i := range c.Blocks {
+		n += len(c.Blocks[i].Data)
+	}
+	return int64(n)
 }

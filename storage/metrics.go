@@ -8,6 +8,9 @@ type metrics struct {
 	chunksRead, chunkBytesRead, loadErrors prometheus.Counter
 	hits, misses                           *prometheus.CounterVec
 	bytes                                  *prometheus.GaugeVec
+	diskErrors                             prometheus.Counter
+	ahead, aheadUnused                     prometheus.Counter
+	aheadBytes                             prometheus.Gauge
 }
 
 // cacheMetrics are those of one cache.
@@ -33,10 +36,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		chunkBytesRead: counter("chunk_read_bytes_total", "Bytes of chunks fetched."),
 		loadErrors:     counter("chunk_load_errors_total", "Loads of chunks that failed: missing, damaged, or not reachable."),
 		hits:           cacheCounter("cache_hits_total", "Look-ups that the cache answered."),
-		misses:         cacheCounter("cache_misses_total", "Look-ups that went to the object store."),
+		misses:         cacheCounter("cache_misses_total", "Look-ups that went to the cache behind it, or to the object store."),
 		bytes: register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "loki_go_storage_cache_bytes", Help: "Memory that the cache takes.",
+			Name: "loki_go_storage_cache_bytes", Help: "Memory, or disk for index_disk, that the cache takes.",
 		}, []string{"cache"})),
+		diskErrors:  counter("index_disk_errors_total", "Index files on local disk that could not be written, or were damaged."),
+		ahead:       counter("read_ahead_chunks_total", "Chunks that were fetched before a query asked for them."),
+		aheadUnused: counter("read_ahead_unused_total", "Chunks that were fetched ahead and that no query asked for."),
+		aheadBytes: register(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "loki_go_storage_read_ahead_bytes", Help: "Memory that is set aside for chunks fetched ahead.",
+		})),
 	}
 }
 

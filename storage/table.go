@@ -33,6 +33,9 @@ func tableDir(day int64) string {
 	return indexDir + tablePrefix + strconv.FormatInt(day, 10) + "/"
 }
 
+// tenantDir returns the folder of a tenant's files in a table.
+func tenantDir(table, tenant string) string { return table + tenant + "/" }
+
 // parseTableDir is the inverse of tableDir.
 func parseTableDir(key string) (day int64, ok bool) {
 	day, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(key, indexDir+tablePrefix), "/"), 10, 64)
@@ -40,7 +43,7 @@ func parseTableDir(key string) (day int64, ok bool) {
 }
 
 func tenantIndexKey(day int64, tenant string, now int64, info index.Info) string {
-	return fmt.Sprintf("%s%s/%d-compactor-%d-%d-%x%s", tableDir(day), tenant, now, info.From, info.Through, info.Checksum, gzipSuffix)
+	return fmt.Sprintf("%s%d-compactor-%d-%d-%x%s", tenantDir(tableDir(day), tenant), now, info.From, info.Through, info.Checksum, gzipSuffix)
 }
 
 func isIndexFile(key string) bool {
