@@ -42,7 +42,7 @@ func theirs(chunk []byte) (records int) {
 // tailed is a chunk of in_tail's: one field.
 func tailed(n int) []byte {
 	gen := loglines.New(1)
-	return events(n, func(p []byte, i int) []byte {
+	return events(1_790_000_000, n, func(p []byte, i int) []byte {
 		return appendText(appendText(append(p, 0x81), "log"), string(gen.AppendLine(nil, i%3, int64(i))))
 	})
 }
@@ -50,7 +50,7 @@ func tailed(n int) []byte {
 // kubernetes is a chunk with the fields that the kubernetes filter adds.
 func kubernetes(n int) []byte {
 	gen := loglines.New(1)
-	return events(n, func(p []byte, i int) []byte {
+	return events(1_790_000_000, n, func(p []byte, i int) []byte {
 		p = append(p, 0x84)
 		p = appendText(appendText(p, "log"), string(gen.AppendLine(nil, i%3, int64(i))))
 		p = appendText(appendText(p, "stream"), "stdout")
@@ -67,11 +67,11 @@ func kubernetes(n int) []byte {
 	})
 }
 
-func events(n int, record func(p []byte, i int) []byte) []byte {
+func events(sec uint32, n int, record func(p []byte, i int) []byte) []byte {
 	var p []byte
 	for i := range n {
 		p = append(p, 0x92, 0x92, 0xd7, 0x00)
-		p = binary.BigEndian.AppendUint32(p, 1_790_000_000)
+		p = binary.BigEndian.AppendUint32(p, sec)
 		p = binary.BigEndian.AppendUint32(p, uint32(i))
 		p = record(append(p, 0x80), i)
 	}

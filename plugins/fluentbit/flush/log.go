@@ -12,9 +12,13 @@ import (
 // Fluent Bit may well be collecting its own log.
 func (o *Output) refusal(msg string, args ...any) { o.refusals.Log(slog.LevelError, msg, args...) }
 
-// logRejected writes a line for each entry that was refused, and one for each
-// reason.
+// logRejected writes a line for each reason, and one for each entry that was
+// refused.
 func (f *flush) logRejected(b *push.Batch, r *push.Rejected) {
+	for _, g := range r.Groups {
+		f.o.refusal("entries refused for good; the server keeps them as dead letters unless those are off", "tag", f.tag, "tenant", b.Tenant,
+			"reason", g.Reason.String(), "entries", g.Count, "of", r.Total, "stream", g.Stream, "first", g.First)
+	}
 	for i := range b.Streams {
 		s := &b.Streams[i]
 		for j := range b.StreamEntries(s) {
@@ -26,10 +30,6 @@ func (f *flush) logRejected(b *push.Batch, r *push.Rejected) {
 			f.o.refusal("entry refused for good", "tag", f.tag, "tenant", b.Tenant, "reason", reason.String(),
 				"stream", clip(b.Bytes(s.RawLabels)), "time", time.Unix(0, e.TS).UTC().Format(time.RFC3339Nano), "bytes", e.Line.Len)
 		}
-	}
-	for _, g := range r.Groups {
-		f.o.refusal("entries refused for good; the server keeps them as dead letters unless those are off", "tag", f.tag, "tenant", b.Tenant,
-			"reason", g.Reason.String(), "entries", g.Count, "of", r.Total, "stream", g.Stream, "first", g.First)
 	}
 }
 
