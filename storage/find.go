@@ -220,7 +220,7 @@ func (s *Store) openIndex(ctx context.Context, key string) (*index.Reader, error
 		if err != nil {
 			return nil, 0, err
 		}
-		if b, err = unpackIndex(key, b); err != nil {
+		if b, err = unpackIndex(nil, key, b); err != nil {
 			return nil, 0, err
 		}
 		r, err := index.NewReader(b)
@@ -232,7 +232,8 @@ func (s *Store) openIndex(ctx context.Context, key string) (*index.Reader, error
 	})
 }
 
-func decompress(b []byte) ([]byte, error) {
+// decompress unpacks b, into dst if that is large enough.
+func decompress(dst, b []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -243,7 +244,10 @@ func decompress(b []byte) ([]byte, error) {
 	// The last four bytes say how long the file is; they are believed within
 	// what is likely.
 	size := min(int64(binary.LittleEndian.Uint32(b[len(b)-4:])), 32*int64(len(b)))
-	out := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	if int64(cap(dst)) < size+bytes.MinRead {
+		dst = make([]byte, 0, size+bytes.MinRead)
+	}
+	out := bytes.NewBuffer(dst[:0])
 	n, err := out.ReadFrom(io.LimitReader(z, maxIndexFile+1))
 	if err == nil && n > maxIndexFile {
 		err = errors.New("the file is too large")

@@ -83,19 +83,24 @@ func PackIndex(file []byte) ([]byte, error) { return compress(file) }
 // UnpackIndex opens the object under the key of an index file. The reader may
 // refer to it.
 func UnpackIndex(key string, object []byte) (*index.Reader, error) {
-	file, err := unpackIndex(key, object)
+	file, err := unpackIndex(nil, key, object)
 	if err != nil {
 		return nil, err
 	}
 	return index.NewReader(file)
 }
 
-// unpackIndex returns the index file in the object under key.
-func unpackIndex(key string, object []byte) ([]byte, error) {
+// UnpackIndexTo returns the index file in the object under key: in dst if that
+// is large enough, else in memory of its own, or in object if that is the file.
+func UnpackIndexTo(dst []byte, key string, object []byte) ([]byte, error) {
+	return unpackIndex(dst, key, object)
+}
+
+func unpackIndex(dst []byte, key string, object []byte) ([]byte, error) {
 	if !strings.HasSuffix(key, gzipSuffix) {
 		return object, nil
 	}
-	file, err := decompress(object)
+	file, err := decompress(dst, object)
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}

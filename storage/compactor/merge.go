@@ -103,14 +103,14 @@ func (r *run) merge(ctx context.Context, j job) (file []byte, info index.Info, e
 		drop = &dropper{run: r, tenant: j.tenant, judge: j.judge}
 		m.keep = j.judge.keep
 	}
-	err = r.each(ctx, j.files.keys(), func(rd *index.Reader) error {
+	err = r.each(ctx, j.files.keys(), m.room, func(rd *index.Reader, buf []byte) error {
 		s := index.Source{Reader: rd}
 		if drop != nil {
 			if err := drop.scan(ctx, s); err != nil {
 				return err
 			}
 		}
-		return m.add(s)
+		return m.add(s, buf)
 	})
 	if err != nil {
 		return nil, info, 0, err
@@ -128,32 +128,52 @@ func (r *run) merge(ctx context.Context, j job) (file []byte, info index.Info, e
 	return file, info, expired, err
 }
 
-// each calls f for index files, of which some are fetched at a time.
-func (r *run) each(ctx context.Context, keys []string, f func(*index.Reader) error) error {
-	for some := range slices.Chunk(keys, r.cfg.Concurrency) {
-		objects := make([][]byte, len(some))
-		g, gctx := errgroup.WithContext(ctx)
-		for i, key := range some {
-			g.Go(func() (err error) {
-				objects[i], err = r.bucket.Get(gctx, key)
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
+// each calls f for index files, of which some are fetched at a time. Readers
+// refer to the buffer that comes with them: one that room gave, or another.
+func (r *run) each(ctx context.Context, keys []string, room func() []byte, f func(rd *index.Reader, buf []byte) error) error {
+	window := 1 // until it is known how large they are
+	for len(keys) > 0 {
+		some := keys[:min(window, len(keys))]
+		keys = keys[len(some):]
+		objects, err := r.fetch(ctx, some)
+		if err != nil {
 			return err
 		}
+		size := 0
 		for i, key := range some {
-			rd, err := r.unpack(key, objects[i])
+			size += len(objects[i])
+			buf, err := storage.UnpackIndexTo(room(), key, objects[i])
 			objects[i] = nil
+			var rd *index.Reader
 			if err == nil {
-				err = f(rd)
+				rd, err = index.NewReader(buf)
+			}
+			if err == nil {
+				err = f(rd, buf)
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", key, err)
 			}
 		}
+		// Large objects wait in small numbers.
+		average := int64(size/len(some)) + 1
+		window = int(min(int64(r.cfg.Concurrency), int64(r.cfg.MaxMemory)/4/average+1))
 	}
 	return nil
+}
+
+// fetch returns objects, which are fetched together.
+func (r *run) fetch(ctx context.Context, keys []string) ([][]byte, error) {
+	objects := make([][]byte, len(keys))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, key := range keys {
+		g.Go(func() (err error) {
+			objects[i], err = r.bucket.Get(ctx, key)
+			r.m.bytesRead.Add(float64(len(objects[i])))
+			return err
+		})
+	}
+	return objects, g.Wait()
 }
 
 // open fetches an index file.
@@ -162,32 +182,41 @@ func (c *Compactor) open(ctx context.Context, key string) (*index.Reader, error)
 	if err != nil {
 		return nil, err
 	}
-	return c.unpack(key, object)
-}
-
-func (c *Compactor) unpack(key string, object []byte) (*index.Reader, error) {
 	c.m.bytesRead.Add(float64(len(object)))
 	return storage.UnpackIndex(key, object)
 }
 
-// merger merges files as they come, so that not more than limit bytes of them
-// and the result so far are in memory.
+// merger merges files as they come, so that not many more than limit bytes of
+// them and the result so far are in memory. It uses its memory again.
 type merger struct {
 	limit  int64
 	keep   index.Keep
 	batch  []index.Source
+	bufs   [][]byte // of the batch
+	free   [][]byte
 	size   int64
 	result *index.Reader // of batches before
 	buf    [2][]byte     // that of the result, and the other
 }
 
-func (m *merger) add(s index.Source) error {
-	m.batch = append(m.batch, s)
-	m.size += int64(s.Reader.Size())
-	if m.size < m.limit || len(m.batch) < 2 {
+// room returns a buffer for the next file, which may be nil.
+func (m *merger) room() []byte {
+	if len(m.free) == 0 {
 		return nil
 	}
-	file, _, err := m.finish()
+	b := m.free[len(m.free)-1]
+	m.free = m.free[:len(m.free)-1]
+	return b
+}
+
+// add takes a file, whose memory is the merger's from then on.
+func (m *merger) add(s index.Source, buf []byte) error {
+	m.batch, m.bufs = append(m.batch, s), append(m.bufs, buf)
+	m.size += int64(s.Reader.Size())
+	if m.size < m.limit || len(m.batch) < 2 && m.result == nil {
+		return nil
+	}
+	file, _, err := m.merge()
 	if err != nil || file == nil {
 		return err
 	}
@@ -195,20 +224,32 @@ func (m *merger) add(s index.Source) error {
 	return err
 }
 
-// finish returns what was added, or nil if nothing is left of it. The result is
-// valid until the next call.
-func (m *merger) finish() ([]byte, index.Info, error) {
+// merge returns what was added, or nil if nothing is left of it.
+func (m *merger) merge() ([]byte, index.Info, error) {
 	sources := m.batch
 	if m.result != nil {
 		sources = append(sources, index.Source{Reader: m.result})
 	}
 	file, info, err := index.Merge(m.buf[1][:0], sources, m.keep)
-	clear(m.batch)
-	m.batch, m.size, m.result = m.batch[:0], 0, nil
+	clear(sources)
+	m.free = append(m.free, m.bufs...)
+	m.batch, m.bufs, m.size, m.result = m.batch[:0], m.bufs[:0], 0, nil
 	if errors.Is(err, index.ErrNoSeries) {
 		return nil, info, nil
 	}
 	m.buf[1], m.buf[0] = m.buf[0], file
+	return file, info, err
+}
+
+// finish is the last merge; it lets go of all memory but the result's.
+func (m *merger) finish() ([]byte, index.Info, error) {
+	if len(m.batch) == 0 && m.result != nil {
+		file, info := m.buf[0], m.result.Info()
+		*m = merger{}
+		return file, info, nil
+	}
+	file, info, err := m.merge()
+	*m = merger{}
 	return file, info, err
 }
 
@@ -301,7 +342,8 @@ func (r *run) split(ctx context.Context, day int64, shared files, listed time.Ti
 		return err
 	}
 	n := 0
-	err := r.each(ctx, shared.keys(), func(rd *index.Reader) error {
+	none := func() []byte { return nil }
+	err := r.each(ctx, shared.keys(), none, func(rd *index.Reader, _ []byte) error {
 		batch = append(batch, index.Source{Reader: rd})
 		size += int64(rd.Size())
 		n++
