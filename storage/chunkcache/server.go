@@ -102,7 +102,11 @@ func (s *server) run() {
 
 func (s *server) write(it item) {
 	defer s.done(it)
-	if s.down.Load() {
+	switch {
+	case s.ctx.Err() != nil:
+		s.drop(closing)
+		return
+	case s.down.Load():
 		s.drop(serverOff)
 		return
 	}
