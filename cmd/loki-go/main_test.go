@@ -153,7 +153,6 @@ func TestBadSettingsAreOneLine(t *testing.T) {
 	f("config.file: open /nowhere", "-config.file=/nowhere")
 	f("(and 1 more problems", "-foo", "-bar=1")
 	f(`target: "querier" is not part of this version`, "-target=querier")
-	f(`cache.type: "redis" is not part of this version`, "-cache.type=redis")
 	f("environment variable NOT_SET is not set", "-data-dir=${NOT_SET}")
 }
 

@@ -43,6 +43,10 @@ type Limits struct {
 	MaxQueryLength                    time.Duration `yaml:"max-query-length" help:"longest time range of a query; 0 switches the limit off"`
 	MaxEntriesLimitPerQuery           int           `yaml:"max-entries-limit-per-query" help:"most entries that a query may ask for; 0 switches the limit off"`
 	QueryTimeout                      time.Duration `yaml:"query-timeout" help:"longest duration of a query"`
+	MaxChunksPerQuery                 int           `yaml:"max-chunks-per-query" help:"most stored chunks that a query may match; 0 switches the limit off"`
+	MaxQueryBytesRead                 units.Bytes   `yaml:"max-query-bytes-read" help:"most uncompressed bytes of stored chunks that a query may read; 0 switches the limit off"`
+	RetentionPeriod                   time.Duration `yaml:"retention-period" help:"how long stored chunks are kept; 0: for ever. It needs compactor.enabled"`
+	RetentionStream                   []string      `yaml:"retention-stream" help:"periods of single streams, each as SELECTOR PRIORITY PERIOD, as {namespace=\"dev\"} 1 24h; of those that match the highest priority counts; a selector with a comma needs a YAML list"`
 }
 
 // Default returns Loki's defaults.
@@ -72,6 +76,7 @@ func Default() Limits {
 		MaxQueryLength:                    721 * time.Hour,
 		MaxEntriesLimitPerQuery:           5000,
 		QueryTimeout:                      time.Minute,
+		MaxChunksPerQuery:                 2_000_000,
 	}
 }
 
@@ -130,6 +135,9 @@ func (l Limits) Validate() []error {
 	notNegative("max-query-length", float64(l.MaxQueryLength))
 	notNegative("max-entries-limit-per-query", float64(l.MaxEntriesLimitPerQuery))
 	positive("query-timeout", int64(l.QueryTimeout))
+	notNegative("max-chunks-per-query", float64(l.MaxChunksPerQuery))
+	notNegative("max-query-bytes-read", float64(l.MaxQueryBytesRead))
+	notNegative("retention-period", float64(l.RetentionPeriod))
 	return errs
 }
 

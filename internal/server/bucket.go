@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
+	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/chunkcache"
+	"github.com/loki-go/loki-go/storage/compactor"
 	"github.com/loki-go/loki-go/storage/objstore"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
@@ -53,6 +57,38 @@ func (s *Server) checkBucket(ctx context.Context, b objstore.Bucket) error {
 	}
 	if err != nil {
 		return fmt.Errorf("storage.%s: %w", s.cfg.Storage.Type, err)
+	}
+	return nil
+}
+
+// openStore makes what reads and writes the bucket: the store with its caches,
+// and the compactor.
+func (s *Server) openStore(b objstore.Bucket) error {
+	fileKeys := s.cfg.Storage.Type == "filesystem"
+	o := storage.Options{
+		FileKeys: fileKeys, Registerer: s.d.Registry, Log: s.log, FS: s.d.FS,
+		Limits: func(tenant string) storage.QueryLimits {
+			l := s.limits.For(tenant)
+			return storage.QueryLimits{MaxChunks: l.MaxChunksPerQuery, MaxBytes: l.MaxQueryBytesRead}
+		},
+	}
+	if !fileKeys {
+		// A filesystem store is a local disk already.
+		o.IndexDir = filepath.Join(s.cfg.DataDir, "index-cache")
+	}
+	if s.cfg.Cache.Type != chunkcache.None {
+		c, err := chunkcache.New(s.cfg.Cache, chunkcache.Deps{Log: s.log, Metrics: s.d.Registry})
+		if err != nil {
+			return fmt.Errorf("cache: %w", err)
+		}
+		s.closes = append(s.closes, c.Close)
+		o.Cache = c
+	}
+	s.stored = storage.New(b, s.cfg.Storage.Config, o)
+	if s.cfg.Compactor.Enabled {
+		s.compactor = compactor.New(s.cfg.Compactor, compactor.Options{
+			Bucket: b, FileKeys: fileKeys, Retention: retention{s.limits, s.log}, Log: s.log, Registerer: s.d.Registry,
+		})
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/loki-go/loki-go/plugins/syslog"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/chunkcache"
+	"github.com/loki-go/loki-go/storage/compactor"
 	"github.com/loki-go/loki-go/storage/objstore"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
@@ -48,7 +50,8 @@ type Config struct {
 	Ring          RingConfig           `yaml:"ring"`
 	Ingester      ingester.Config      `yaml:"ingester"`
 	Storage       StorageConfig        `yaml:"storage"`
-	Cache         CacheConfig          `yaml:"cache"`
+	Cache         chunkcache.Config    `yaml:"cache"`
+	Compactor     compactor.Config     `yaml:"compactor"`
 	Query         query.Config         `yaml:"query"`
 }
 
@@ -92,12 +95,6 @@ type StorageConfig struct {
 	storage.Config `yaml:",inline"`
 }
 
-// CacheConfig says where chunks are cached.
-type CacheConfig struct {
-	Type      string   `yaml:"type" help:"none, memcached or redis; this version supports none"`
-	Addresses []string `yaml:"addresses" help:"HOST:PORT of the cache servers"`
-}
-
 // DefaultConfig returns what runs without any setting: everything in one
 // process, with its data in ./data.
 func DefaultConfig() Config {
@@ -120,7 +117,8 @@ func DefaultConfig() Config {
 		Ring:          RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
 		Ingester:      ingester.DefaultConfig(),
 		Storage:       StorageConfig{Type: "filesystem", S3: s3.DefaultConfig(), Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig()},
-		Cache:         CacheConfig{Type: "none"},
+		Cache:         chunkcache.DefaultConfig(),
+		Compactor:     compactor.DefaultConfig(),
 		Query:         query.DefaultConfig(),
 	}
 	c.Ring.Consul.Address = "127.0.0.1:8500"
@@ -138,6 +136,9 @@ func (c Config) Validate() []error {
 	}
 	if c.Log.Format != "logfmt" && c.Log.Format != "json" {
 		errs = append(errs, fmt.Errorf("log.format: %q is neither logfmt nor json", c.Log.Format))
+	}
+	if _, err := retentionRules(c.Limits.RetentionStream); err != nil {
+		errs = append(errs, fmt.Errorf("limits.%w", err))
 	}
 	if c.Server.ShutdownTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("server.shutdown-timeout: must be above 0"))
@@ -163,6 +164,8 @@ func (c Config) Validate() []error {
 		{"storage", c.Storage.Validate()},
 		{"storage.requests", c.Storage.Requests.Validate()},
 		{"query", c.Query.Validate()},
+		{"cache", c.Cache.Validate()},
+		{"compactor", c.Compactor.Validate()},
 	} {
 		for _, err := range s.errs {
 			if !strings.HasPrefix(err.Error(), s.name+".") {
@@ -198,7 +201,6 @@ func (c Config) unsupported() (errs []error) {
 		f("storage.type", c.Storage.Type, "filesystem", "gcs", "azure")
 	}
 	f("ring.store", c.Ring.Store, "memory", "consul")
-	f("cache.type", c.Cache.Type, "none", "memcached", "redis")
 	if c.Ring.ReplicationFactor != 1 {
 		errs = append(errs, fmt.Errorf("ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor))
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/storage"
+	"github.com/loki-go/loki-go/storage/compactor"
 )
 
 // Deps is what a Server needs from outside. All of it must be set but Getenv.
@@ -49,17 +50,18 @@ type Server struct {
 	d   Deps
 	log *slog.Logger
 
-	limits   *limits.Overrides
-	stored   *storage.Store
-	ingester *ingester.Ingester
-	gateway  *gateway.Gateway
-	members  *ring.Memory
-	ringMu   sync.Mutex
-	self     ring.Instance // State is under ringMu
-	auth     *auth.Auth
-	sockets  []socket // receivers with listeners of their own
-	http     *httpServer
-	grpc     *grpc.Server
+	limits    *limits.Overrides
+	stored    *storage.Store
+	compactor *compactor.Compactor // nil: none here
+	ingester  *ingester.Ingester
+	gateway   *gateway.Gateway
+	members   *ring.Memory
+	ringMu    sync.Mutex
+	self      ring.Instance // State is under ringMu
+	auth      *auth.Auth
+	sockets   []socket // receivers with listeners of their own
+	http      *httpServer
+	grpc      *grpc.Server
 
 	httpListener net.Listener
 	grpcListener net.Listener
@@ -161,9 +163,11 @@ func (s *Server) store() error {
 	if err != nil {
 		return err
 	}
-	s.stored = storage.New(bucket, s.cfg.Storage.Config, storage.Options{FileKeys: s.cfg.Storage.Type == "filesystem", Registerer: s.d.Registry})
 	if s.limits, err = limits.New(s.cfg.Limits, s.d.Getenv, s.log); err != nil {
 		return fmt.Errorf("limits.overrides-file: %w", err)
+	}
+	if err := s.openStore(bucket); err != nil {
+		return err
 	}
 	s.ingester, err = ingester.Open(s.d.FS, s.cfg.DataDir, s.cfg.Ingester, ingester.Deps{
 		Store: s.stored, Limits: s.ingesterLimits, Log: s.log, Registerer: s.d.Registry,
@@ -215,6 +219,9 @@ func (s *Server) serve() {
 		s.start(func() { s.fail("grpc", s.grpc.Serve(s.grpcListener)) })
 	}
 	s.start(func() { s.limits.Run(s.ctx) })
+	if s.compactor != nil {
+		s.start(func() { s.compactor.Run(s.ctx) })
+	}
 	s.start(s.join)
 }
 
