@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"bytes"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -171,6 +172,17 @@ type appender struct {
 	syms []uint32
 }
 
+// intern makes a.syms the symbols of metadata in c.
+func (a *appender) intern(c *openChunk, p push.PairIter) {
+	a.syms = a.syms[:0]
+	for p.Next() {
+		if c.syms == nil {
+			c.syms = chunk.NewSymbols(nil)
+		}
+		a.syms = append(a.syms, c.syms.Intern(p.Name), c.syms.Intern(p.Value))
+	}
+}
+
 // append takes the entries of s, except those that skip says (it is given
 // their number in the batch). Call with st.mu held.
 func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) {
@@ -182,6 +194,9 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 	newest := st.newest.Load()
 	window := a.i.window
 	var cur *lane
+	var meta []byte        // a.syms are the symbols of this,
+	var symbols *openChunk // in this one
+	a.syms = a.syms[:0]
 	from := base
 	for k := base; k < base+len(entries); k++ {
 		e := &b.Entries[k]
@@ -200,7 +215,6 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 			cur = ln
 		}
 		line := b.Bytes(e.Line)
-		a.syms = a.syms[:0]
 		need := 30 + len(line)
 		if e.Meta.Len > 0 {
 			need += 10 * int(e.Meta.Len) / 4 // a pair takes at least 4 bytes in protobuf, at most 10 here
@@ -218,14 +232,10 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 			a.i.closeChunk(cur, reasonMaxAge)
 		}
 		h := a.head(cur, need, int(s.Raw.Len))
-		if e.Meta.Len > 0 {
-			c := cur.chunk
-			if c.syms == nil {
-				c.syms = chunk.NewSymbols(nil)
-			}
-			for p := b.Pairs(e); p.Next(); {
-				a.syms = append(a.syms, c.syms.Intern(p.Name), c.syms.Intern(p.Value))
-			}
+		// Entries of one stream often have the same metadata.
+		if m := b.Bytes(e.Meta); cur.chunk != symbols || !bytes.Equal(m, meta) {
+			a.intern(cur.chunk, b.Pairs(e))
+			meta, symbols = m, cur.chunk
 		}
 		h.buf.B = chunk.AppendEntry(h.buf.B, e.TS, line, a.syms)
 		h.size += len(line) + 4*len(a.syms)

@@ -82,6 +82,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -119,7 +120,8 @@ type Server struct {
 	metrics   *metrics
 	logs      logs
 	buffers   buffers
-	workers   sync.Pool // *worker
+	free      chan *worker // used before workers: what the pool has is lost again and again
+	workers   sync.Pool    // *worker
 	overdraft chan struct{}
 	auth      *auth // nil: clients need not identify themselves
 
@@ -158,6 +160,7 @@ func New(d Deps, cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		d: d, cfg: cfg, metrics: m, auth: a,
+		free:      make(chan *worker, 2*runtime.GOMAXPROCS(0)),
 		overdraft: make(chan struct{}, 1),
 		drain:     make(chan struct{}),
 		conns:     map[*conn]struct{}{},
@@ -291,8 +294,8 @@ func (s *Server) startConn(nc net.Conn) {
 }
 
 func (s *Server) turnAway(c *conn, reason string, limit int) {
-	c.nc.Close()
 	s.metrics.closed.WithLabelValues(reason).Inc()
+	c.nc.Close()
 	s.logs.warn("forward connection refused: there are as many as allowed", "peer", c.peer, "reason", reason, "limit", limit)
 }
 

@@ -186,8 +186,8 @@ func TestHandshakeTimeout(t *testing.T) {
 	send(t, slow, []byte("\x96\xa4PI"))
 	expectEnd(t, silent)
 	expectEnd(t, slow)
-	if n := r.value(t, "closed_connections_total", "too_slow"); n != 2 {
-		t.Fatalf("%v were too slow", n)
+	for r.value(t, "closed_connections_total", "too_slow") != 2 { // counted behind the close
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -45,6 +45,7 @@ func (d identity) base() (id push.ID) {
 // any case.
 func (c *conn) push(w *worker, d identity) error {
 	defer w.discard()
+	w.most = max(w.most, w.batches.Size())
 	base, part := d.base(), w.part
 	w.part++
 	batches := w.batches.Finish()

@@ -39,6 +39,7 @@ type worker struct {
 	mapped int // bytes that the message has become in earlier parts
 	first  int // size of the batches before the message
 	since  time.Time
+	most   int                      // size of the largest push
 	why    [msgpack.NumDrops]string // texts for the message's dead letters
 }
 
@@ -50,14 +51,22 @@ func newWorker(st *mapping.State) *worker {
 
 func (c *conn) getWorker() *worker {
 	if c.worker == nil {
-		c.worker = c.s.workers.Get().(*worker)
+		select {
+		case c.worker = <-c.s.free:
+		default:
+			c.worker = c.s.workers.Get().(*worker)
+		}
 		c.worker.in.Tenant = c.tenant
 	}
 	return c.worker
 }
 
-// maxPooledNodes bounds the records that a free worker keeps memory for.
-const maxPooledNodes = 16 << 10
+const (
+	// maxPooledNodes bounds the records that a free worker keeps memory for.
+	maxPooledNodes = 16 << 10
+	// maxFreeBatch is the size of batches up to which a worker stays at hand.
+	maxFreeBatch = 4 << 20
+)
 
 func (c *conn) putWorker() {
 	w := c.worker
@@ -74,6 +83,14 @@ func (c *conn) putWorker() {
 	}
 	w.events.Reset(nil, 0)
 	w.in.Tag, w.in.Meta = nil, nil
+	if w.most <= maxFreeBatch {
+		select {
+		case c.s.free <- w:
+			return
+		default:
+		}
+	}
+	w.most = 0
 	c.s.workers.Put(w)
 }
 
