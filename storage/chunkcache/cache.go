@@ -57,12 +57,14 @@ type Cache struct {
 	wg      sync.WaitGroup
 }
 
-// client talks to one server. Calls end with their context. It retries nothing
-// but what a connection that broke while it was idle has spoilt.
+// client talks to one server. Calls end with the deadline of their context. It
+// retries nothing but what a connection that broke while it was idle has
+// spoilt.
 type client interface {
 	get(ctx context.Context, key string) ([]byte, error) // errMiss: it has none
 	set(ctx context.Context, key string, object []byte) error
 	ping(ctx context.Context) error
+	// close may be called more than once, and beside requests.
 	close()
 }
 
@@ -128,10 +130,11 @@ func newCache(cfg Config, d Deps, connect func(address string) client) *Cache {
 func (c *Cache) Close() {
 	for _, s := range c.servers {
 		s.cancel()
+		s.client.close() // ends what is under way, too
 	}
 	c.wg.Wait()
 	for _, s := range c.servers {
-		s.client.close()
+		s.client.close() // what was under way may have left a connection
 	}
 }
 

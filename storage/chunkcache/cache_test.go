@@ -71,7 +71,12 @@ func (f *fake) set(ctx context.Context, key string, object []byte) error {
 }
 
 func (f *fake) ping(ctx context.Context) error { return f.do(ctx, &f.pings) }
-func (f *fake) close()                         { f.closed = true }
+
+func (f *fake) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
 
 func (f *fake) be(fail error, delay time.Duration) {
 	f.mu.Lock()

@@ -5,19 +5,30 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// redisClient talks to one Redis server.
+// redisClient talks to one Redis server. Requests end with the deadline of their
+// context, but not before it when that is cancelled.
 type redisClient struct {
 	rdb        *redis.Client
 	expiration time.Duration
 }
 
+// quiet ends go-redis's habit of writing to standard error, which it can only do
+// for all of the process: what it says there, the calls return.
+var quiet = sync.OnceFunc(func() { redis.SetLogger(noLog{}) })
+
+type noLog struct{}
+
+func (noLog) Printf(context.Context, string, ...any) {}
+
 func redisConnector(c Config) (func(address string) client, error) {
+	quiet()
 	var conf *tls.Config
 	if c.TLS.Enabled {
 		var err error
@@ -61,4 +72,4 @@ func (r *redisClient) set(ctx context.Context, key string, object []byte) error 
 
 func (r *redisClient) ping(ctx context.Context) error { return r.rdb.Ping(ctx).Err() }
 
-func (r *redisClient) close() { r.rdb.Close() }
+func (r *redisClient) close() { _ = r.rdb.Close() } // an error: closed before
