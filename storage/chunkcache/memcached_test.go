@@ -23,7 +23,8 @@ type script struct {
 	say   func(line string) string
 	conns []net.Conn
 	wg    sync.WaitGroup
-	dials int
+
+	always []byte // instead of say
 }
 
 func startScript(t testing.TB, say func(line string) string) *script {
@@ -50,7 +51,6 @@ func (s *script) accept() {
 		}
 		s.mu.Lock()
 		s.conns = append(s.conns, c)
-		s.dials++
 		s.mu.Unlock()
 		s.wg.Go(func() { s.serve(c) })
 	}
@@ -70,6 +70,12 @@ func (s *script) serve(c net.Conn) {
 			if _, err := io.CopyN(io.Discard, r, int64(n)+2); err != nil {
 				return
 			}
+		}
+		if s.always != nil {
+			if _, err := c.Write(s.always); err != nil {
+				return
+			}
+			continue
 		}
 		s.mu.Lock()
 		say := s.say
