@@ -199,13 +199,16 @@ func newRig(t testing.TB, sink *fakeSink, change func(*Config)) *rig {
 	r := &rig{sink: sink, log: &syncBuffer{}, reg: prometheus.NewRegistry()}
 	r.Server, err = New(Deps{
 		Sink: sink, Mapper: m, Metrics: r.reg,
-		Log: slog.New(slog.NewTextHandler(r.log, nil)),
+		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		r.Close()
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", r.log)
+		}
 		if sink.admitted != 0 || sink.problem != "" {
 			t.Errorf("%d bytes still admitted; %s", sink.admitted, sink.problem)
 		}

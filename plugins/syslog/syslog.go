@@ -76,6 +76,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -124,9 +125,11 @@ type Server struct {
 	drainCtx context.Context // ends when Close is called
 	drain    context.CancelFunc
 	wg       sync.WaitGroup
+	accepts  sync.WaitGroup // of listeners
+	begin    sync.Once      // Close
 
 	mu        sync.Mutex
-	closed    bool
+	closed    bool      // nothing may be opened any more
 	drainBy   time.Time // set before drainCtx ends
 	listeners []listener
 	datagrams []*datagrams
@@ -134,7 +137,7 @@ type Server struct {
 }
 
 type listener struct {
-	net.Listener
+	*net.TCPListener
 	transport transport
 	tls       *tls.Config
 }
@@ -218,9 +221,9 @@ func (s *Server) openStream(addr string, t transport, c *tls.Config) error {
 		ln.Close()
 		return errClosed
 	}
-	l := listener{ln, t, c}
+	l := listener{ln.(*net.TCPListener), t, c}
 	s.listeners = append(s.listeners, l)
-	s.wg.Go(func() { s.accept(l) })
+	s.accepts.Go(func() { s.accept(l) })
 	s.d.Log.Info("syslog receiver listens", "transport", t.String(), "addr", ln.Addr().String())
 	return nil
 }
@@ -301,38 +304,51 @@ func (s *Server) streamAddr(t transport) net.Addr {
 	return nil
 }
 
-// accept takes connections until l is closed.
+// accept takes connections until stopAccepting, and closes l.
 func (s *Server) accept(l listener) {
+	defer l.Close()
 	const least, most = 5 * time.Millisecond, time.Second
 	pause := least
 	for {
 		nc, err := l.Accept()
-		if err != nil {
-			if s.draining() || errors.Is(err, net.ErrClosed) {
-				return
+		switch {
+		case err == nil:
+			pause = least
+			if l.tls != nil {
+				nc = tls.Server(nc, l.tls)
 			}
+			s.startConn(nc, l.transport)
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+			return
+		default:
 			// Too many open files, say; it passes.
 			s.warn.Warn("accept syslog connection", "err", err)
 			s.sleep(pause)
 			pause = min(2*pause, most)
-			continue
 		}
-		pause = least
-		if l.tls != nil {
-			nc = tls.Server(nc, l.tls)
-		}
-		s.startConn(nc, l.transport)
 	}
+}
+
+// lastAccepts is for how long a shutdown takes connections that clients have
+// made by then: they may have sent something.
+const lastAccepts = 10 * time.Millisecond
+
+// stopAccepting returns when nobody can connect any more. Clients must not be
+// told that their connections end before that: they would make others.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	for _, l := range s.listeners {
+		// It fails only on one that is closed.
+		_ = l.SetDeadline(time.Now().Add(lastAccepts))
+	}
+	s.mu.Unlock()
+	s.accepts.Wait()
 }
 
 func (s *Server) startConn(nc net.Conn, t transport) {
 	c := s.newConn(nc, t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		nc.Close()
-		return
-	}
 	if len(s.conns) >= s.cfg.MaxConnections {
 		nc.Close()
 		s.metrics.closed.WithLabelValues("too_many").Inc()
@@ -399,27 +415,29 @@ func (s *Server) sleep(d time.Duration) {
 // Close stops the server: see the package comment. It returns when nothing of
 // it runs any longer, also if another Close has begun that.
 func (s *Server) Close() error {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		s.drainBy = time.Now().Add(s.cfg.DrainTimeout)
-		s.drain()
-		for _, l := range s.listeners {
-			l.Close()
-		}
-		for _, d := range s.datagrams {
-			d.wake()
-		}
-		for c := range s.conns {
-			c.wake()
-		}
-	}
-	s.mu.Unlock()
+	s.begin.Do(s.beginClose)
 	stop := time.AfterFunc(time.Until(s.drainBy), s.abort)
 	defer stop.Stop()
 	s.wg.Wait()
 	s.cancel()
 	return nil
+}
+
+func (s *Server) beginClose() {
+	s.mu.Lock()
+	s.closed = true
+	s.drainBy = time.Now().Add(s.cfg.DrainTimeout)
+	s.mu.Unlock()
+	s.stopAccepting()
+	s.drain()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.datagrams {
+		d.wake()
+	}
+	for c := range s.conns {
+		c.wake()
+	}
 }
 
 // abort ends all that still waits.

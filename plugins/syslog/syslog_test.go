@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -260,6 +261,55 @@ func TestShutdownWithoutLoss(t *testing.T) {
 	r.expectValue(t, "dropped_entries_total", "", 0)
 	if _, err := net.Dial("tcp", r.TCPAddr().String()); err == nil {
 		t.Fatal("connections are accepted after Close")
+	}
+}
+
+// A client that is told that its connection ends, while it sends, finds nobody
+// to connect to, and one that has connected by then is heard.
+func TestShutdownEndsAcceptingFirst(t *testing.T) {
+	for range 10 {
+		r := openRig(t, &fakeSink{}, func(c *Config) { c.DrainTimeout = time.Minute })
+		const clients = 5
+		var sent atomic.Int64
+		var again atomic.Int32
+		var wg sync.WaitGroup
+		for range clients {
+			c := r.dial(t)
+			var ended atomic.Bool
+			wg.Go(func() {
+				if n, err := c.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+					t.Errorf("the connection did not end: %d, %v", n, err)
+				}
+				if other, err := net.Dial("tcp", r.TCPAddr().String()); err == nil {
+					other.Close()
+					again.Add(1)
+				}
+				ended.Store(true)
+			})
+			wg.Go(func() {
+				for !ended.Load() {
+					if _, err := io.WriteString(c, "<13>a\n"); err != nil {
+						t.Errorf("send: %v", err)
+						break
+					}
+					sent.Add(1)
+					time.Sleep(20 * time.Microsecond) // not more than can be stored
+				}
+				c.CloseWrite()
+			})
+		}
+		r.sink.await(t, clients)
+		late := r.dial(t) // it may not be accepted yet
+		send(t, late, "<13>b\n")
+		late.CloseWrite()
+		r.Close()
+		wg.Wait()
+		if n := again.Load(); n > 0 {
+			t.Fatalf("%d clients have connected again", n)
+		}
+		if n := len(r.sink.all()); n != int(sent.Load())+1 {
+			t.Fatalf("%d entries of %d", n, sent.Load()+1)
+		}
 	}
 }
 
