@@ -14,7 +14,7 @@ import (
 // FuzzParse: every message gives an entry, whose parts are parts of the message
 // and whose text ends it.
 func FuzzParse(f *testing.F) {
-	for _, s := range real {
+	for _, s := range realStreams {
 		for _, line := range strings.Split(s, "\n") {
 			f.Add([]byte(line))
 		}
@@ -84,7 +84,7 @@ func checkTree(t *testing.T, rec *mapping.Record, i, depth int) {
 // are cut must not change what is stored, and no byte is lost but those that end
 // or count messages.
 func FuzzFraming(f *testing.F) {
-	for _, s := range real {
+	for _, s := range realStreams {
 		f.Add([]byte(s), uint16(len(s)/3))
 	}
 	f.Add([]byte("5 <13>a7 <13>b\nc\n999999999 <13>d\n12 <13>a\r\n\x00\x00<1>x"), uint16(1))

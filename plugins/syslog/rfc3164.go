@@ -61,7 +61,7 @@ func (p *parser) bsdTime(m *message, b []byte, at int) (end int, colon, ok bool)
 			return 0, false, false
 		}
 		host = host[:len(host)-1]
-		if ts, end, colon, ok = p.stamp(b, skipSpaces(b, next), m.ts); !ok || !isHost(host) {
+		if ts, end, _, ok = p.stamp(b, skipSpaces(b, next), m.ts); !ok || !isHost(host) {
 			return 0, false, false
 		}
 		m.hostname, colon = host, true

@@ -27,8 +27,8 @@ func sorted(entries []stored) []string {
 	return out
 }
 
-// real are streams that real senders have sent, each as one connection.
-var real = []string{
+// realStreams are streams that real senders have sent, each as one connection.
+var realStreams = []string{
 	// logger -T --rfc5424, twice; --octet-count of two lines.
 	"<13>1 2026-11-24T17:54:14.012505+00:00 vm multi - - [timeQuality tzKnown=\"1\" isSynced=\"0\"] line 1\n<13>1 2026-11-24T17:54:14.012772+00:00 vm multi - - [timeQuality tzKnown=\"1\" isSynced=\"0\"] \n",
 	"97 <13>1 2026-11-24T17:54:14.062727+00:00 vm multi - - [timeQuality tzKnown=\"1\" isSynced=\"0\"] line 197 <13>1 2026-11-24T17:54:14.062941+00:00 vm multi - - [timeQuality tzKnown=\"1\" isSynced=\"0\"] line 2",
@@ -78,7 +78,7 @@ var realWant = [][]string{
 
 // What real senders have sent, cut at every byte.
 func TestRealStreams(t *testing.T) {
-	for i, in := range real {
+	for i, in := range realStreams {
 		r := newRig(t, &fakeSink{}, nil)
 		for n := 1; n <= len(in); n++ {
 			r.sink.entries = nil
