@@ -72,7 +72,7 @@ func stored(t testing.TB, fsys vfs.FS) (total int64, n int) {
 // new process knows what was used.
 func TestDiskLRU(t *testing.T) {
 	fsys, c := vfs.NewMem(), newClock()
-	d, m := openTestDisk(fsys, 5500, c)
+	d, _ := openTestDisk(fsys, 5500, c)
 	for i := range 5 {
 		d.put(string(rune('a'+i)), fileOf(string(rune('a'+i))))
 		c.t = c.t.Add(time.Hour)
@@ -88,7 +88,7 @@ func TestDiskLRU(t *testing.T) {
 	if total, n := stored(t, fsys); total != d.used || n != 5 || total > 5500 {
 		t.Fatalf("%d files with %d bytes, counted %d", n, total, d.used)
 	}
-	d, m = openTestDisk(fsys, 3300, c) // a smaller budget: three are left
+	d, m := openTestDisk(fsys, 3300, c) // a smaller budget: three are left
 	if got := has(t, d); !strings.Contains(got, "c") || len(got) != 3 {
 		t.Fatalf("%s are kept after a restart", got)
 	}

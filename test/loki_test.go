@@ -199,8 +199,10 @@ func stockLokiReads(t *testing.T, dir string, store bucket) {
 	codecs := []string{"none", "gzip", "lz4", "snappy", "zstd"}
 	tenants := []string{"team-a", "team-b"}
 	for _, codec := range codecs {
-		s := testkit.NewServer(t, dir, append([]string{"-auth.enabled=true", "-ingester.chunk-encoding=" + codec,
-			"-ingester.chunk-block-size=16KB", "-ingester.chunk-target-size=64KB"}, store.Args...)...)
+		s := testkit.NewServer(t, dir, append([]string{
+			"-auth.enabled=true", "-ingester.chunk-encoding=" + codec,
+			"-ingester.chunk-block-size=16KB", "-ingester.chunk-target-size=64KB",
+		}, store.Args...)...)
 		s.Start()
 		s.WaitReady()
 		for _, tenant := range tenants {

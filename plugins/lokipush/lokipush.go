@@ -198,7 +198,10 @@ func (p *request) push(b *push.Batch, h http.Header, body []byte) error {
 	p.decoded, p.entries = len(b.Data), len(b.Entries)
 	b.Tenant = h.Get(httpbody.TenantHeader)
 	b.Receiver = receiver
-	b.ID = httpbody.PushID(h, body)
+	if b.ID = httpbody.PushID(h, body); b.ID == (push.ID{}) {
+		// Entries have their times, so two equal pushes are one, sent again.
+		b.ID = httpbody.BodyID("", body)
+	}
 	return p.rc.d.Sink.Push(p.ctx, b)
 }
 

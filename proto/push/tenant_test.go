@@ -23,7 +23,7 @@ func TestTenantNames(t *testing.T) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	if n := testing.AllocsPerRun(10, func() { push.ValidTenant("a/b") }); n > 0 {
+	if n := testing.AllocsPerRun(10, func() { _ = push.ValidTenant("a/b") }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

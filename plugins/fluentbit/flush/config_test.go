@@ -84,9 +84,14 @@ func TestRead(t *testing.T) {
 	f(m(func(c *mapping.Config) { c.LineFormat = "json" }), "LineFormat", "JSON")
 	f(m(func(c *mapping.Config) { c.LineFormat = "key_value" }), "line_format", "key_value")
 	for _, x := range []struct{ name, value, want string }{
-		{"DropSingleKey", "true", "raw"}, {"DropSingleKey", "false", "off"}, {"DropSingleKey", "on", "on"},
-		{"drop_single_key", "true", "on"}, {"drop_single_key", "on", "on"}, {"drop_single_key", "off", "off"},
-		{"drop_single_key", "raw", "raw"}, {"DropSingleKey", "RAW", "raw"},
+		{"DropSingleKey", "true", "raw"},
+		{"DropSingleKey", "false", "off"},
+		{"DropSingleKey", "on", "on"},
+		{"drop_single_key", "true", "on"},
+		{"drop_single_key", "on", "on"},
+		{"drop_single_key", "off", "off"},
+		{"drop_single_key", "raw", "raw"},
+		{"DropSingleKey", "RAW", "raw"},
 	} {
 		f(m(func(c *mapping.Config) { c.DropSingleKey = x.want }), x.name, x.value)
 	}

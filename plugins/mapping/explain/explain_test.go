@@ -119,23 +119,54 @@ func TestReceivers(t *testing.T) {
 	}
 	const at, ns = "2026-09-21T14:13:21.5Z", "1790000001500000000"
 	event := `{"@timestamp":"2026-09-21T14:13:21.500Z","@version":"1","message":"m","level":"info","event":{"original":"m"}}`
-	f("logstash", event, explained{1, "team", `{job="logstash", level="info"}`, map[string]string{"job": "logstash", "level": "info"},
-		at, ns, false, "m", nil, map[string]string{"tag": "t.x"}})
-	f("json", event, explained{1, "team", `{job="json"}`, map[string]string{"job": "json"},
-		at, ns, false, "m", nil, map[string]string{"_version": "1", "event_original": "m", "level": "info", "tag": "t.x"}})
-	f("elasticsearch", `{"@timestamp":"2026-09-21T14:13:21.500Z","message":"m","log":{"file":"f"}}`, explained{1, "team", `{job="elasticsearch"}`,
-		map[string]string{"job": "elasticsearch"}, at, ns, false, "m", nil, map[string]string{"log_file": "f", "tag": "t.x"}})
-	f("fluentbit", `{"date":1790000001.5,"__internal__":{"log_metadata":{"seq":7}},"log":"m"}`, explained{1, "team", `{job="fluentbit"}`,
-		map[string]string{"job": "fluentbit"}, at, ns, false, "m", nil, map[string]string{"seq": "7", "tag": "t.x"}})
-	f("forward", `{"date":1790000001.5,"log":"m"}`, explained{1, "team", `{job="forward"}`,
-		map[string]string{"job": "forward"}, "2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil,
-		map[string]string{"date": "1790000001.5", "tag": "t.x"}})
-	f("syslog", `{"message":"m"}`, explained{1, "team", `{job="syslog"}`,
-		map[string]string{"job": "syslog"}, "2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil, map[string]string{"tag": "t.x"}})
-	f("json", `{"message":"m"}`, explained{1, "team", `{job="json"}`,
-		map[string]string{"job": "json"}, "2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil, map[string]string{"tag": "t.x"}})
-	f("forward", "\x92\x92\xce\x6a\xb1\x3b\x81\x81\xa3seq\x07\x81\xa3log\xc4\x02l\xff", explained{1, "team", `{job="forward"}`,
-		map[string]string{"job": "forward"}, "2026-09-21T14:13:21Z", "1790000001000000000", false, "l\uFFFD", []byte("l\xff"), map[string]string{"seq": "7", "tag": "t.x"}})
+	f("logstash", event, explained{
+		1, "team", `{job="logstash", level="info"}`,
+		map[string]string{"job": "logstash", "level": "info"},
+		at, ns, false, "m", nil,
+		map[string]string{"tag": "t.x"},
+	})
+	f("json", event, explained{
+		1, "team", `{job="json"}`,
+		map[string]string{"job": "json"},
+		at, ns, false, "m", nil,
+		map[string]string{"_version": "1", "event_original": "m", "level": "info", "tag": "t.x"},
+	})
+	f("elasticsearch", `{"@timestamp":"2026-09-21T14:13:21.500Z","message":"m","log":{"file":"f"}}`, explained{
+		1, "team", `{job="elasticsearch"}`,
+		map[string]string{"job": "elasticsearch"},
+		at, ns, false, "m", nil,
+		map[string]string{"log_file": "f", "tag": "t.x"},
+	})
+	f("fluentbit", `{"date":1790000001.5,"__internal__":{"log_metadata":{"seq":7}},"log":"m"}`, explained{
+		1, "team", `{job="fluentbit"}`,
+		map[string]string{"job": "fluentbit"},
+		at, ns, false, "m", nil,
+		map[string]string{"seq": "7", "tag": "t.x"},
+	})
+	f("forward", `{"date":1790000001.5,"log":"m"}`, explained{
+		1, "team", `{job="forward"}`,
+		map[string]string{"job": "forward"},
+		"2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil,
+		map[string]string{"date": "1790000001.5", "tag": "t.x"},
+	})
+	f("syslog", `{"message":"m"}`, explained{
+		1, "team", `{job="syslog"}`,
+		map[string]string{"job": "syslog"},
+		"2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil,
+		map[string]string{"tag": "t.x"},
+	})
+	f("json", `{"message":"m"}`, explained{
+		1, "team", `{job="json"}`,
+		map[string]string{"job": "json"},
+		"2026-09-21T14:13:20.000000005Z", "1790000000000000005", true, "m", nil,
+		map[string]string{"tag": "t.x"},
+	})
+	f("forward", "\x92\x92\xce\x6a\xb1\x3b\x81\x81\xa3seq\x07\x81\xa3log\xc4\x02l\xff", explained{
+		1, "team", `{job="forward"}`,
+		map[string]string{"job": "forward"},
+		"2026-09-21T14:13:21Z", "1790000001000000000", false, "l\uFFFD", []byte("l\xff"),
+		map[string]string{"seq": "7", "tag": "t.x"},
+	})
 }
 
 // What an HTTP receiver refuses is said.
