@@ -37,8 +37,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	grpccreds "google.golang.org/grpc/credentials"
-
 	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/plugins/grpcpush/pushclient"
 	"github.com/loki-go/loki-go/plugins/mapping"
@@ -107,11 +105,9 @@ func New(cfg Config, log *slog.Logger, version string) (*Output, error) {
 	}
 	o := pushclient.Options{Addresses: cfg.Addresses, UserAgent: "loki-go-fluentbit/" + version, Metadata: creds.metadata}
 	if cfg.UseTLS {
-		conf, err := cfg.TLS.Config()
-		if err != nil {
+		if o.TLS, err = cfg.TLS.Config(); err != nil {
 			return nil, err
 		}
-		o.TLS = grpccreds.NewTLS(conf)
 	}
 	client, err := pushclient.New(o)
 	if err != nil {

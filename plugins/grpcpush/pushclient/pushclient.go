@@ -15,6 +15,7 @@ package pushclient
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -41,7 +42,7 @@ type Options struct {
 	Addresses []string
 	// TLS, if set, secures the connections. The name in a server's certificate
 	// is the HOST of its address, unless TLS says otherwise.
-	TLS credentials.TransportCredentials
+	TLS *tls.Config
 	// UserAgent goes into every call.
 	UserAgent string
 	// Metadata, if set, returns what every call carries beside the push: names,
@@ -80,9 +81,9 @@ func New(o Options) (*Client, error) {
 			return nil, fmt.Errorf("pushclient: %w", err)
 		}
 	}
-	creds := o.TLS
-	if creds == nil {
-		creds = insecure.NewCredentials()
+	creds, serverName := insecure.NewCredentials(), ""
+	if o.TLS != nil {
+		creds, serverName = credentials.NewTLS(o.TLS), o.TLS.ServerName
 	}
 	if o.lookup == nil {
 		o.lookup = net.DefaultResolver.LookupHost
@@ -91,7 +92,7 @@ func New(o Options) (*Client, error) {
 	c.servers.Store(int64(len(o.Addresses)))
 	conn, err := grpc.NewClient(scheme+":///",
 		grpc.WithTransportCredentials(creds),
-		grpc.WithResolvers(&resolverBuilder{addresses: o.Addresses, serverName: creds.Info().ServerName, servers: c.servers, lookup: o.lookup}),
+		grpc.WithResolvers(&resolverBuilder{addresses: o.Addresses, serverName: serverName, servers: c.servers, lookup: o.lookup}),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"`+balancerName+`":{}}]}`),
 		grpc.WithDisableServiceConfig(), // none from DNS
 		grpc.WithConnectParams(reconnect),

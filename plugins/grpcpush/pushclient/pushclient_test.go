@@ -284,7 +284,7 @@ func TestTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return dial(t, Options{Addresses: []string{address}, TLS: credentials.NewTLS(conf)}).Push(within(t, 5*time.Second), batch())
+		return dial(t, Options{Addresses: []string{address}, TLS: conf}).Push(within(t, 5*time.Second), batch())
 	}
 	good := tlsconf.Client{CAFile: certs.CA, CertFile: certs.ClientCert, KeyFile: certs.ClientKey}
 	for _, a := range []string{s.addr, "localhost:" + port} {
