@@ -414,8 +414,17 @@ func TestHeaders(t *testing.T) {
 		t.Fatalf("a retry has another id, or the tenant %q", s.tenant)
 	}
 	post(rc, "application/json", "", body)
-	if s.id != (push.ID{}) {
-		t.Fatal("an id without a name")
+	byContent := s.id
+	if byContent == first || byContent == (push.ID{}) {
+		t.Fatalf("id %x without a name of the client's", byContent)
+	}
+	post(rc, "application/json", "", body)
+	if s.id != byContent {
+		t.Fatal("a retry without a name has another id")
+	}
+	post(rc, "application/json", "", bytes.Replace(body, []byte(`"5"`), []byte(`"6"`), 1))
+	if s.id == byContent {
+		t.Fatal("two pushes have one id")
 	}
 }
 
