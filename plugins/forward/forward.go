@@ -125,13 +125,16 @@ type Server struct {
 	overdraft chan struct{}
 	auth      *auth // nil: clients need not identify themselves
 
-	ctx    context.Context // ends when the server will not wait any longer
-	cancel context.CancelFunc
-	drain  chan struct{} // closed by Close
-	wg     sync.WaitGroup
+	ctx     context.Context // ends when the server will not wait any longer
+	cancel  context.CancelFunc
+	drain   chan struct{}  // closed by Close
+	wg      sync.WaitGroup // of connections
+	accepts sync.WaitGroup // of what takes connections and heartbeats
+	begin   sync.Once      // Close
 
 	mu      sync.Mutex
-	closed  bool
+	ended   bool      // nothing is opened any more
+	closed  bool      // no connection is begun any more
 	drainBy time.Time // set before drain is closed
 	open    []interface{ Close() error }
 	conns   map[*conn]struct{}
@@ -233,14 +236,14 @@ func (s *Server) Serve(ln net.Listener) error {
 func (s *Server) start(c interface{ Close() error }, f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.ended {
 		return false
 	}
 	if ln, ok := c.(net.Listener); ok {
 		s.addrs = append(s.addrs, ln.Addr())
 	}
 	s.open = append(s.open, c)
-	s.wg.Go(f)
+	s.accepts.Go(f)
 	return true
 }
 
@@ -340,24 +343,42 @@ func (s *Server) sleep(d time.Duration) {
 // Close stops the server: see the package comment. It returns when nothing of
 // it runs any longer, also if another Close has begun that.
 func (s *Server) Close() error {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		s.drainBy = time.Now().Add(s.cfg.DrainTimeout)
-		close(s.drain)
-		for _, c := range s.open {
-			c.Close()
-		}
-		for c := range s.conns {
-			c.wake()
-		}
-	}
-	s.mu.Unlock()
+	s.begin.Do(func() {
+		s.stopAccepting()
+		s.beginDrain()
+	})
 	stop := time.AfterFunc(time.Until(s.drainBy), s.abort)
 	defer stop.Stop()
 	s.wg.Wait()
 	s.cancel()
 	return nil
+}
+
+// stopAccepting ends accepting for good. That comes first: a client that saw
+// the end of its connection while a listener was still open would make another
+// one, and what it sends there without wanting an ack would be lost with the
+// listener's backlog.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	s.ended = true
+	open := s.open
+	s.mu.Unlock()
+	for _, c := range open {
+		c.Close()
+	}
+	s.accepts.Wait()
+}
+
+// beginDrain tells all connections to read what is under way and end.
+func (s *Server) beginDrain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.drainBy = time.Now().Add(s.cfg.DrainTimeout)
+	close(s.drain)
+	for c := range s.conns {
+		c.wake()
+	}
 }
 
 // abort ends all that still waits.
