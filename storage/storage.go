@@ -274,7 +274,7 @@ func compress(b []byte) ([]byte, error) {
 	w := gzipWriters.Get().(*gzip.Writer)
 	defer gzipWriters.Put(w)
 	var out bytes.Buffer
-	out.Grow(len(b)/4 + 1024)
+	out.Grow(len(b)/3 + 1024)
 	w.Reset(&out)
 	_, err := w.Write(b)
 	if err == nil {

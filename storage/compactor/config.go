@@ -17,7 +17,7 @@ type Config struct {
 	RetentionInterval    time.Duration `yaml:"retention-interval" help:"time between two searches for chunks that retention does not keep"`
 	RetentionDeleteDelay time.Duration `yaml:"retention-delete-delay" help:"how long chunks stay after the index has dropped them"`
 	Concurrency          int           `yaml:"concurrency" help:"requests to the object store at a time"`
-	MaxMemory            units.Bytes   `yaml:"max-memory" help:"index files, uncompressed, that are read at a time; the result and about as much again come on top"`
+	MaxMemory            units.Bytes   `yaml:"max-memory" help:"index files, uncompressed, that are read at a time; four times the size of the result comes on top"`
 	LeaseTTL             time.Duration `yaml:"lease-ttl" help:"how long after the end of a process another one takes over"`
 }
 
@@ -31,7 +31,7 @@ func DefaultConfig() Config {
 		RetentionInterval:    time.Hour,
 		RetentionDeleteDelay: 2 * time.Hour,
 		Concurrency:          8,
-		MaxMemory:            256 * units.MiB,
+		MaxMemory:            128 * units.MiB,
 		LeaseTTL:             2 * time.Minute,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"time"
 
@@ -186,6 +187,11 @@ func (c *Compactor) open(ctx context.Context, key string) (*index.Reader, error)
 	return storage.UnpackIndex(key, object)
 }
 
+// muchMemory is from where what is left of fetching is collected before a
+// merge. That takes a small part of the time of the merge, and without it twice
+// the memory may be in use before it is collected by itself.
+const muchMemory = 64 << 20
+
 // merger merges files as they come, so that not many more than limit bytes of
 // them and the result so far are in memory. It uses its memory again.
 type merger struct {
@@ -229,6 +235,9 @@ func (m *merger) merge() ([]byte, index.Info, error) {
 	sources := m.batch
 	if m.result != nil {
 		sources = append(sources, index.Source{Reader: m.result})
+	}
+	if m.size > muchMemory {
+		runtime.GC()
 	}
 	file, info, err := index.Merge(m.buf[1][:0], sources, m.keep)
 	clear(sources)

@@ -336,6 +336,7 @@ func (b *builder) writeLabelIndices() {
 		}
 		return cmp.Compare(x.ref, y.ref)
 	})
+	values := 0
 	for i := 0; i < len(b.postings); {
 		name := b.postings[i].name
 		b.pad(4)
@@ -348,11 +349,13 @@ func (b *builder) writeLabelIndices() {
 			if n == 0 || b.postings[i].value != b.postings[i-1].value {
 				b.be32(b.postings[i].value)
 				n++
+				values++
 			}
 		}
 		binary.BigEndian.PutUint32(b.buf[at+4:], n)
 		b.close(at)
 	}
+	b.lists = make([]section, 0, 1+values)
 }
 
 // writePostings writes the list of all series, and those of every label.

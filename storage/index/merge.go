@@ -167,6 +167,11 @@ func (m *merge) mergeSymbols() error {
 		i    uint64
 	}
 	h := minHeap[head]{less: func(a, b head) bool { return a.text < b.text }}
+	most := 0
+	for _, c := range m.cursors {
+		most = max(most, len(c.r.heads))
+	}
+	m.symbols = make([]string, 0, most+most/4)
 	for _, c := range m.cursors {
 		c.remap = make([]uint32, len(c.r.heads))
 		if s, ok := c.r.symbol(0); ok {
