@@ -99,13 +99,10 @@ func (b *backend) kill() {
 	b.cmd = nil
 }
 
-// hang makes it accept connections and say nothing; wake undoes that.
-func (b *backend) hang() { b.signal(syscall.SIGSTOP) }
-func (b *backend) wake() { b.signal(syscall.SIGCONT) }
-
-func (b *backend) signal(s syscall.Signal) {
+// hang makes it accept connections and say nothing.
+func (b *backend) hang() {
 	b.t.Helper()
-	if err := b.cmd.Process.Signal(s); err != nil {
+	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		b.t.Fatal(err)
 	}
 }
