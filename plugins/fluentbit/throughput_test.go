@@ -34,14 +34,14 @@ func TestThroughput(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "app.log")
 	size, lines := writeLines(t, file, 500e6)
 	t.Logf("%d lines, %d bytes; %s", lines, size, bin)
-	t.Logf("%-28s %8s %12s %14s %18s", "output", "wall s", "agent CPU s", "gateway CPU s", "gateway CPU s/GB")
+	t.Logf("%-28s %8s %12s %14s %18s %8s", "output", "wall s", "agent CPU s", "gateway CPU s", "gateway CPU s/GB", "retries")
 	null := tail(t, bin, "null", file, nil, lines, "name null")
 	_, so := build(t)
 	forward := tail(t, bin, "forward with ack, 2 workers", file, newGateway(t), lines, "name forward", "host 127.0.0.1", "require_ack_response on", "workers 2")
 	plugin := tail(t, bin, "loki-go, 2 workers", file, newGateway(t), lines, "name loki-go", "workers 2", "so "+so)
 	one := tail(t, bin, "loki-go, 1 worker", file, newGateway(t), lines, "name loki-go", "workers 1", "so "+so)
 	for _, r := range []usage{null, forward, plugin, one} {
-		t.Logf("%-28s %8.1f %12.1f %14.1f %18.1f", r.name, r.wall.Seconds(), r.agent, r.gateway, r.gateway/float64(size)*1e9)
+		t.Logf("%-28s %8.1f %12.1f %14.1f %18.1f %8d", r.name, r.wall.Seconds(), r.agent, r.gateway, r.gateway/float64(size)*1e9, r.retries)
 	}
 }
 
@@ -50,6 +50,7 @@ type usage struct {
 	name           string
 	wall           time.Duration
 	agent, gateway float64 // CPU s
+	retries        int
 }
 
 func newGateway(t *testing.T) *testkit.Server {
@@ -129,6 +130,7 @@ func tail(t *testing.T, bin, name, file string, gateway *testkit.Server, lines i
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", name, err, log)
 	}
+	u.retries = strings.Count(string(log), "failed to flush chunk")
 	u.agent = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	if gateway == nil {
 		return u

@@ -97,11 +97,24 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 // Register adds the service to a gRPC server.
 func (rc *Receiver) Register(s grpc.ServiceRegistrar) { ingestpb.RegisterIngestServer(s, rc) }
 
+// How much of pushes may be on its way before it is read. A push is some hundred
+// KiB as a rule; with gRPC's own 64 KiB it would take a dozen round trips, each
+// through four goroutines, until gRPC has found out that it may send more.
+const (
+	callWindow = 2 << 20
+	connWindow = 4 << 20
+	readBuffer = 128 << 10
+)
+
 // ServerOptions returns what a gRPC server for this service needs: its limits,
-// and patience with pings, by which clients find out about dead connections.
+// room for a push, and patience with pings, by which clients find out about dead
+// connections.
 func (c Config) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(int(c.MaxRecvSize)),
+		grpc.InitialWindowSize(callWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(readBuffer),
 		grpc.MaxConcurrentStreams(uint32(min(c.MaxStreams, 1<<20))),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),

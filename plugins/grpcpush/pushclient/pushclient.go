@@ -71,6 +71,9 @@ var (
 	alive = keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}
 )
 
+// writeBuffer is how much of pushes goes into one write.
+const writeBuffer = 128 << 10
+
 // New returns a Client. The addresses are checked, not connected to.
 func New(o Options) (*Client, error) {
 	if len(o.Addresses) == 0 {
@@ -98,6 +101,7 @@ func New(o Options) (*Client, error) {
 		grpc.WithConnectParams(reconnect),
 		grpc.WithKeepaliveParams(alive),
 		grpc.WithUserAgent(o.UserAgent),
+		grpc.WithWriteBufferSize(writeBuffer),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("pushclient: %w", err)
