@@ -176,12 +176,11 @@ func (c *conn) handleEvents(w *worker, m *message) error {
 			m.body = packed
 		}
 	}
-	var bad *undecodable
-	switch {
-	case err == nil:
+	if err == nil {
 		c.count(m.mode, len(m.raw))
 		return c.store(w, m, identify(m.chunk, m.tag, len(m.body)))
-	case errors.As(err, &bad):
+	}
+	if bad, ok := errors.AsType[*undecodable](err); ok {
 		// It would be the same the next time.
 		c.count(m.mode, len(m.raw))
 		return c.buryBody(w, m, id, bad)
