@@ -24,8 +24,11 @@ func benchIndex(b *testing.B, w *world, files, n int) int64 {
 		series := make([]index.Series, n)
 		for i := range series {
 			ls := labels.Labels{
-				{Name: "app", Value: fmt.Sprint("app-", i%500)}, {Name: "cluster", Value: "eu-1"}, {Name: "container", Value: "main"},
-				{Name: "namespace", Value: fmt.Sprint("ns-", i%50)}, {Name: "pod", Value: fmt.Sprintf("app-%d-5d89f7c-%05x", i%500, i)},
+				{Name: "app", Value: fmt.Sprint("app-", i%500)},
+				{Name: "cluster", Value: "eu-1"},
+				{Name: "container", Value: "main"},
+				{Name: "namespace", Value: fmt.Sprint("ns-", i%50)},
+				{Name: "pod", Value: fmt.Sprintf("app-%d-5d89f7c-%05x", i%500, i)},
 				{Name: "stream", Value: []string{"stdout", "stderr"}[i%2]},
 			}
 			from := day*storage.DayMillis + int64(f)*3_600_000 + int64(i%1000)

@@ -296,7 +296,7 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := fill(t)
 		// Time passes by itself here.
-		offset := w.clock().Sub(time.Now())
+		offset := time.Until(w.clock())
 		now := func() time.Time { return time.Now().Add(offset) }
 		var log bytes.Buffer
 		start := func(owner string) (stop func()) {

@@ -121,7 +121,7 @@ func TestHold(t *testing.T) {
 func TestLostLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := fill(t)
-		offset := w.clock().Sub(time.Now())
+		offset := time.Until(w.clock())
 		now := func() time.Time { return time.Now().Add(offset) }
 		b := &hooked{Bucket: w.bucket}
 		c := New(testConfig(), Options{Bucket: b, Retention: w, Now: now, Owner: "a"})

@@ -42,7 +42,7 @@ func TestPeriod(t *testing.T) {
 			t.Fatalf("%v: shortest is %v, want %v", c.p, got, c.want)
 		}
 	}
-	if p.String() == short(t).String() || short(t).String() != short(t).String() {
+	if one, two := short(t), short(t); p.String() == one.String() || one.String() != two.String() {
 		t.Fatal("texts of policies")
 	}
 }

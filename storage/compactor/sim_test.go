@@ -135,7 +135,7 @@ func (s *sim) run(n int) error {
 // that is kept is invisible at any time, nothing is listed that is not there,
 // and in the end all is as one would have left it.
 func TestTwoCompactors(t *testing.T) {
-	seeds := 15
+	seeds := 8
 	if testing.Short() {
 		seeds = 3
 	}
