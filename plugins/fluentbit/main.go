@@ -10,7 +10,7 @@
 //	    Labels       {env="prod"}
 //	    LabelKeys    kubernetes.labels.release
 //	    retry_limit  no_limits
-//	    workers      2
+//	    workers      1
 //
 // Registration, configuration and contexts are those of fluent-bit-go. Its
 // decoder is not used: it panics on input that a client of Fluent Bit controls,

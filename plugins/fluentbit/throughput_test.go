@@ -37,10 +37,13 @@ func TestThroughput(t *testing.T) {
 	t.Logf("%-28s %8s %12s %14s %18s %8s", "output", "wall s", "agent CPU s", "gateway CPU s", "gateway CPU s/GB", "retries")
 	null := tail(t, bin, "null", file, nil, lines, "name null")
 	_, so := build(t)
-	forward := tail(t, bin, "forward with ack, 2 workers", file, newGateway(t), lines, "name forward", "host 127.0.0.1", "require_ack_response on", "workers 2")
-	plugin := tail(t, bin, "loki-go, 2 workers", file, newGateway(t), lines, "name loki-go", "workers 2", "so "+so)
-	one := tail(t, bin, "loki-go, 1 worker", file, newGateway(t), lines, "name loki-go", "workers 1", "so "+so)
-	for _, r := range []usage{null, forward, plugin, one} {
+	runs := []usage{null}
+	for _, workers := range []string{"1", "2"} {
+		runs = append(runs,
+			tail(t, bin, "forward with ack, workers "+workers, file, newGateway(t), lines, "name forward", "host 127.0.0.1", "require_ack_response on", "workers "+workers),
+			tail(t, bin, "loki-go, workers "+workers, file, newGateway(t), lines, "name loki-go", "workers "+workers, "so "+so))
+	}
+	for _, r := range runs {
 		t.Logf("%-28s %8.1f %12.1f %14.1f %18.1f %8d", r.name, r.wall.Seconds(), r.agent, r.gateway, r.gateway/float64(size)*1e9, r.retries)
 	}
 }
