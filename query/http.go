@@ -18,6 +18,7 @@ import (
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/storage"
 )
 
 // BuildInfo is what /loki/api/v1/status/buildinfo tells.
@@ -134,12 +135,13 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 		bad *RequestError
 		pe  *push.Error
 		lq  *logql.ParseError
+		lim *storage.LimitError
 	)
 	switch {
 	case errors.As(err, &inv):
 		code = http.StatusBadRequest
 		w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-	case errors.As(err, &bad), errors.As(err, &lq):
+	case errors.As(err, &bad), errors.As(err, &lq), errors.As(err, &lim):
 		code = http.StatusBadRequest
 	case errors.As(err, &pe):
 		code = pe.Reason.Status()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
+	"github.com/loki-go/loki-go/storage"
 )
 
 const base = int64(1_700_000_000_000_000_000) // the tests' clock
@@ -262,6 +263,7 @@ func TestErrorStatus(t *testing.T) {
 		}
 	}
 	f(errors.New("boom"), 500, "boom", "")
+	f(fmt.Errorf("load: %w", &storage.LimitError{Msg: "too many chunks"}), 400, "load: too many chunks", "")
 	f(fmt.Errorf("memory: %w", &push.Error{Reason: push.Replaying, Msg: "replaying", RetryAfter: 1500 * time.Millisecond}), 503, "memory: replaying", "2")
 	f(context.Canceled, 499, "The request was cancelled by the client.", "")
 	f(fmt.Errorf("x: %w", context.DeadlineExceeded), 504, "Request timed out, decrease the duration of the request or add more label matchers "+

@@ -85,6 +85,7 @@ func (s *Server) openStore(b objstore.Bucket) error {
 		o.Cache = c
 	}
 	s.stored = storage.New(b, s.cfg.Storage.Config, o)
+	s.closes = append(s.closes, s.stored.Close)
 	if s.cfg.Compactor.Enabled {
 		s.compactor = compactor.New(s.cfg.Compactor, compactor.Options{
 			Bucket: b, FileKeys: fileKeys, Retention: retention{s.limits, s.log}, Log: s.log, Registerer: s.d.Registry,
