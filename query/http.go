@@ -18,7 +18,6 @@ import (
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/query/logql"
-	"github.com/loki-go/loki-go/storage"
 )
 
 // BuildInfo is what /loki/api/v1/status/buildinfo tells.
@@ -124,6 +123,13 @@ type jsonError struct{ body []byte }
 
 func (e *jsonError) Error() string { return string(e.body) }
 
+// limitError is an error of a Source: the query asks for more than its tenant
+// may.
+type limitError interface {
+	error
+	QueryLimit() // marks it
+}
+
 const statusClientClosed = 499 // as Loki has it from nginx
 
 // fail answers with a status and a line of text.
@@ -135,7 +141,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 		bad *RequestError
 		pe  *push.Error
 		lq  *logql.ParseError
-		lim *storage.LimitError
+		lim limitError
 	)
 	switch {
 	case errors.As(err, &inv):

@@ -17,6 +17,9 @@ type LimitError struct{ Msg string }
 
 func (e *LimitError) Error() string { return e.Msg }
 
+// QueryLimit marks e as the fault of the query.
+func (e *LimitError) QueryLimit() {}
+
 func (l QueryLimits) checkChunks(n int) error {
 	if l.MaxChunks <= 0 || n <= l.MaxChunks {
 		return nil
