@@ -112,7 +112,7 @@ func (p *part) cut(parent *push.Batch) {
 	}
 	b.Data = data
 	p.body = slices.Grow(p.body[:0], s2.MaxEncodedLen(encoded))
-	p.body = s2.Encode(p.body[:cap(p.body)], data[:encoded])
+	p.body = s2.EncodeSnappy(p.body[:cap(p.body)], data[:encoded])
 	b.Body, b.Codec = p.body, push.CodecSnappy
 }
 

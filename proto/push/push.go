@@ -186,7 +186,8 @@ func (b *Batch) compress(n int) {
 	if need := s2.MaxEncodedLen(n); cap(b.body) < need {
 		b.body = make([]byte, 0, need)
 	}
-	b.body = s2.Encode(b.body[:cap(b.body)], b.Data[:n])
+	// S2's own format is 2 % smaller and takes a quarter more time.
+	b.body = s2.EncodeSnappy(b.body[:cap(b.body)], b.Data[:n])
 	b.Body, b.Codec, b.Stale = b.body, CodecSnappy, false
 }
 

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	fs.StringVar(&o.binary, "binary", "bin/loki-go", "the server to measure (run)")
 	fs.StringVar(&o.only, "only", "100,10000,forward,json,idle", "what to measure (run)")
 	fs.IntVar(&o.idle, "idle-streams", 100_000, "streams with one line each (run)")
-	fs.Int64Var(&o.smaller, "mapped-bytes", 0, "bytes of lines for forward and json; 0 is half of -bytes (run)")
+	fs.Int64Var(&o.smaller, "mapped-bytes", 0, "bytes of lines for forward and json; 0 is as many as -bytes (run)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 		return err
 	}
 	if o.smaller == 0 {
-		o.smaller = o.spec.Bytes / 2
+		o.smaller = o.spec.Bytes
 	}
 	m := measurer{r: bench.Run{Binary: binary, Self: []string{self}, Dir: o.dir, Out: out}, o: o, out: out}
 	return m.all(ctx)
