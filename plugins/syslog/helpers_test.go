@@ -150,14 +150,6 @@ func (s *fakeSink) await(t testing.TB, n int) []stored {
 	}
 }
 
-// settle waits until there are n entries, or for as long as that may take.
-func (s *fakeSink) settle(t testing.TB, n int) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); len(s.all()) < n && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 // syncBuffer is a log's destination.
 type syncBuffer struct {
 	mu sync.Mutex

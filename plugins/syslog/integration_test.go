@@ -20,6 +20,14 @@ import (
 
 // These tests run real senders, which testdata/clients.sh installs.
 
+// settle waits until there are n entries, or for as long as that may take.
+func (s *fakeSink) settle(t testing.TB, n int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); len(s.all()) < n && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 func binary(t *testing.T, name string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
