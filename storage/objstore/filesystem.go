@@ -404,7 +404,7 @@ func (f *Filesystem) Stat(ctx context.Context, key string) (Info, error) {
 			err = fs.ErrNotExist
 		}
 		if err == nil {
-			return Info{Size: info.Size()}, nil
+			return Info{Size: info.Size(), Modified: info.ModTime()}, nil
 		}
 	}
 	return Info{}, fmt.Errorf("objstore: stat %s: %w", key, notFound(err))

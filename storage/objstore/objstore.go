@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Bucket is a store of objects.
@@ -21,7 +22,7 @@ type Bucket interface {
 	Put(ctx context.Context, key string, body []byte) error
 	// Get returns the whole object, which the caller owns.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Stat returns the size of an object.
+	// Stat returns size and age of an object.
 	Stat(ctx context.Context, key string) (Info, error)
 	// List returns the keys that begin with prefix, sorted. If not recursive,
 	// keys are cut behind the first "/" after the prefix, so that each folder
@@ -34,6 +35,9 @@ type Bucket interface {
 // Info describes an object.
 type Info struct {
 	Size int64
+	// Modified is when the object was put, by the store's clock; zero if the
+	// store does not say.
+	Modified time.Time
 }
 
 // ErrNotFound says that there is no object with this key.

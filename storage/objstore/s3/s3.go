@@ -228,7 +228,7 @@ func (b *Bucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
 	if err != nil {
 		return objstore.Info{}, b.classify("stat", key, err)
 	}
-	return objstore.Info{Size: aws.ToInt64(out.ContentLength)}, nil
+	return objstore.Info{Size: aws.ToInt64(out.ContentLength), Modified: aws.ToTime(out.LastModified)}, nil
 }
 
 // List implements objstore.Bucket.
