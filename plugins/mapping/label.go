@@ -75,6 +75,11 @@ func (st *State) labelText(rec *Record, in *Input) []byte {
 		}
 		st.addAuto(rec, st.m.limits.Labels-count)
 	}
+	return st.labelsOf()
+}
+
+// labelsOf returns the canonical text of the labels in st.tuple.
+func (st *State) labelsOf() []byte {
 	if len(st.labels) == 0 || !bytes.Equal(st.tuple, st.last) {
 		st.last = append(st.last[:0], st.tuple...)
 		st.labels = st.m.appendLabels(st.labels[:0], st.tuple)

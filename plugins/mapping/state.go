@@ -26,6 +26,7 @@ type Input struct {
 type State struct {
 	m        *Mapper
 	keys     keyCache
+	shapes   shapes
 	at       []int32 // by role: node that has it, or -1
 	none     []int32 // what at is at the start of a record
 	pairs    []field // what may become metadata
@@ -65,6 +66,19 @@ func (m *Mapper) newState() *State {
 // Nothing of rec and in is kept. It returns false, and has added nothing, if g
 // has MaxTenants other tenants: push what g has, Reset it, and add rec again.
 func (st *State) Add(rec *Record, in *Input, g *Batches) bool {
+	if !hasFields(in.Meta) {
+		if sh := st.shapes.find(rec, in); sh != nil {
+			t := g.tenant(in.Tenant)
+			if t == nil {
+				return false
+			}
+			before := t.bl.Size()
+			if st.writeAs(sh, rec, in, &t.bl) {
+				g.added(t, before)
+				return true
+			}
+		}
+	}
 	st.read(rec, in)
 	t := g.tenant(st.tenant(rec, in))
 	if t == nil {
@@ -112,6 +126,7 @@ func (st *State) write(rec *Record, in *Input, bl *push.Builder) {
 		return
 	}
 	bl.Entry(stream, in.TS, st.lineText(rec, line))
+	st.learn(rec, in, line)
 }
 
 // lineText returns the text of the line key.
