@@ -175,13 +175,16 @@ func (w *Workload) note(streams []Stream, acked bool) {
 	}
 }
 
-// Check compares what c finds with what was sent: every acknowledged line must
-// be there once, in its stream, at its time; any other line at most once; and
-// nothing that was not sent. It returns the number of lines found.
+// Check compares what c finds with what was sent: every line that was
+// acknowledged before the call must be there once, in its stream, at its time;
+// any other line at most once; and nothing that was not sent. It may be called
+// while the workload runs. It returns the number of lines found, or the error
+// of a query that was answered with one as a *QueryError.
 func (w *Workload) Check(ctx context.Context, c *Client) (int, error) {
+	acked := w.acknowledged()
 	got, err := c.QueryAll(ctx, Selector, w.from, w.last.Load()+2)
 	if err != nil {
-		return 0, err
+		return 0, &QueryError{err}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -209,12 +212,31 @@ func (w *Workload) Check(ctx context.Context, c *Client) (int, error) {
 			found[e.Line] = true
 		}
 	}
-	for line, f := range w.lines {
-		if f.acked && !found[line] {
+	for _, line := range acked {
+		if !found[line] {
 			problems.add("lost: an acknowledged line", line)
 		}
 	}
 	return len(found), problems.err()
+}
+
+// QueryError is an error that a query was answered with: nothing is known to
+// be missing.
+type QueryError struct{ Err error }
+
+func (e *QueryError) Error() string { return "query: " + e.Err.Error() }
+func (e *QueryError) Unwrap() error { return e.Err }
+
+func (w *Workload) acknowledged() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []string
+	for line, f := range w.lines {
+		if f.acked {
+			out = append(out, line)
+		}
+	}
+	return out
 }
 
 type problems struct {
