@@ -62,4 +62,6 @@ func TestStartFailsWithOneLine(t *testing.T) {
 	f("directory cannot be made", "data-dir:", "-data-dir=/proc/loki-go")
 	f("bad flag", "unknown flag -foo", "-foo")
 	f("not in this version", "storage.type:", "-storage.type=gcs")
+	f("no such target", "target: \"querier\" is not part of this version", "-target=querier")
+	f("port of a compactor", "server.http-listen: listen tcp "+taken, "-target=compactor", "-server.http-listen="+taken)
 }

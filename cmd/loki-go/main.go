@@ -126,6 +126,9 @@ environment.
 //	             ┌─ query <─────────────────────────────────┴─────────────┘
 //	:3100 HTTP ──┴─ /ready /metrics /config /flush ...
 //
+// With target=compactor only the bucket, the compactor and the HTTP server are
+// there.
+//
 // Start goes from right to left, the end from left to right: receivers stop,
 // pushes in flight finish, the ingester stores or keeps what it has, and the
 // HTTP server goes last, so that /ready and /metrics tell what happens.

@@ -45,7 +45,7 @@ type Limits struct {
 	QueryTimeout                      time.Duration `yaml:"query-timeout" help:"longest duration of a query"`
 	MaxChunksPerQuery                 int           `yaml:"max-chunks-per-query" help:"most stored chunks that a query may match; 0 switches the limit off"`
 	MaxQueryBytesRead                 units.Bytes   `yaml:"max-query-bytes-read" help:"most uncompressed bytes of stored chunks that a query may read; 0 switches the limit off"`
-	RetentionPeriod                   time.Duration `yaml:"retention-period" help:"how long stored chunks are kept; 0: for ever. It needs compactor.enabled"`
+	RetentionPeriod                   time.Duration `yaml:"retention-period" help:"how long stored chunks are kept; 0: for ever. It needs compactor.enabled, or a process with target=compactor"`
 	RetentionStream                   []string      `yaml:"retention-stream" help:"periods of single streams, each as SELECTOR PRIORITY PERIOD, as {namespace=\"dev\"} 1 24h; of those that match the highest priority counts; a selector with a comma needs a YAML list"`
 }
 

@@ -4,12 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunkcache"
-	"github.com/loki-go/loki-go/storage/compactor"
 	"github.com/loki-go/loki-go/storage/objstore"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
@@ -49,7 +50,8 @@ func (s *Server) closeBucket(b io.Closer) {
 // checkBucket finds mistakes in the settings. An outage is none: what is
 // pushed stays on local disk until the store is back.
 func (s *Server) checkBucket(ctx context.Context, b objstore.Bucket) error {
-	err := objstore.Check(ctx, b, s.cfg.instanceID())
+	// Processes of one machine may start at the same time.
+	err := objstore.Check(ctx, b, s.cfg.instanceID()+"-"+strconv.Itoa(os.Getpid()))
 	switch objstore.KindOf(err) {
 	case objstore.Transient, objstore.Throttled:
 		s.log.Error("the object store does not answer; until it does, all stays on local disk", "err", err)
@@ -87,9 +89,7 @@ func (s *Server) openStore(b objstore.Bucket) error {
 	s.stored = storage.New(b, s.cfg.Storage.Config, o)
 	s.closes = append(s.closes, s.stored.Close)
 	if s.cfg.Compactor.Enabled {
-		s.compactor = compactor.New(s.cfg.Compactor, compactor.Options{
-			Bucket: b, FileKeys: fileKeys, Retention: retention{s.limits, s.log}, Log: s.log, Registerer: s.d.Registry,
-		})
+		s.newCompactor(b)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ import (
 
 // Config holds all settings of the process.
 type Config struct {
-	Target  string `yaml:"target" help:"parts to run: all, everything in one process; no other value is supported by this version"`
+	Target  string `yaml:"target" help:"parts to run: all, everything in one process; compactor, a process that only looks after the bucket, as compactor.enabled does; this version supports no other value"`
 	DataDir string `yaml:"data-dir" help:"directory of the WAL, the blocks, and the filesystem object store (in objects)"`
 
 	Log           LogConfig            `yaml:"log"`
@@ -192,7 +192,9 @@ func (c Config) unsupported() (errs []error) {
 		}
 		errs = append(errs, fmt.Errorf("%s: %q is not %s or %s", setting, got, have, strings.Join(known, " or ")))
 	}
-	f("target", c.Target, "all", "gateway", "ingester", "querier", "compactor")
+	if c.Target != targetCompactor {
+		f("target", c.Target, "all", "gateway", "ingester", "querier", targetCompactor)
+	}
 	if c.Storage.Type == "s3" {
 		for _, err := range c.Storage.S3.Validate() {
 			errs = append(errs, fmt.Errorf("storage.s3.%w", err))

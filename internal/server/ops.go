@@ -21,8 +21,9 @@ type ops struct {
 	ready    func() error
 	services func() []service
 	config   func() []byte // effective settings as YAML, secrets masked
-	members  func() []ring.Instance
-	flush    func(ctx context.Context, wait bool) error
+	// The next three are nil in a process without an ingester.
+	members func() []ring.Instance
+	flush   func(ctx context.Context, wait bool) error
 	// shutdown begins the end of the process and returns when pushes have
 	// stopped and, with flush, all is stored.
 	shutdown func(ctx context.Context, flush bool) error
@@ -38,11 +39,13 @@ func (o *ops) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /ready", o.serveReady)
 	mux.HandleFunc("GET /config", o.serveConfig)
 	mux.HandleFunc("GET /services", o.serveServices)
-	mux.HandleFunc("GET /ring", o.serveRing)
+	if o.members != nil {
+		mux.HandleFunc("GET /ring", o.serveRing)
+		mux.HandleFunc("POST /flush", o.serveFlush)
+		mux.HandleFunc("POST /ingester/shutdown", o.serveShutdown)
+	}
 	mux.HandleFunc("GET /log_level", o.serveLevel)
 	mux.HandleFunc("POST /log_level", o.setLevel)
-	mux.HandleFunc("POST /flush", o.serveFlush)
-	mux.HandleFunc("POST /ingester/shutdown", o.serveShutdown)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(o.log.Handler(), slog.LevelError)}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -65,9 +65,8 @@ func (s *Server) socketAddr(name string) string {
 
 // receive makes everything that faces clients.
 func (s *Server) receive() error {
-	var err error
-	if s.auth, err = auth.New(auth.Deps{Log: s.log, Metrics: s.d.Registry}, s.cfg.Auth.Config); err != nil {
-		return fmt.Errorf("auth.users-file: %w", err)
+	if err := s.authenticate(); err != nil {
+		return err
 	}
 	mux := http.NewServeMux()
 	s.ops().register(mux)
@@ -76,6 +75,17 @@ func (s *Server) receive() error {
 			return err
 		}
 	}
+	return s.newHTTP(mux)
+}
+
+func (s *Server) authenticate() (err error) {
+	if s.auth, err = auth.New(auth.Deps{Log: s.log, Metrics: s.d.Registry}, s.cfg.Auth.Config); err != nil {
+		return fmt.Errorf("auth.users-file: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) newHTTP(mux *http.ServeMux) (err error) {
 	s.http, err = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.auth.Wrap, s.log, s.d.Registry)
 	return err
 }

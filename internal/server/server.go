@@ -107,13 +107,16 @@ func runFromEnd(list []func()) {
 }
 
 func (s *Server) open() error {
-	for _, step := range []func() error{s.lock, s.listen, s.store, s.distribute, s.receive} {
+	steps := []func() error{s.lock, s.listen, s.store, s.distribute, s.receive, s.serve}
+	if s.cfg.Target == targetCompactor {
+		steps = []func() error{s.listen, s.compact, s.operate, s.serveCompactor}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	s.serve()
-	s.log.Info("loki-go started", "version", s.d.Version, "data_dir", s.cfg.DataDir, "instance", s.self.ID)
+	s.log.Info("loki-go started", "version", s.d.Version, "target", s.cfg.Target, "data_dir", s.cfg.DataDir, "instance", s.cfg.instanceID())
 	return nil
 }
 
@@ -144,7 +147,7 @@ func (s *Server) listen() error {
 		{"server.http-listen", s.cfg.Server.Listen, &s.httpListener},
 		{"server.grpc-listen", s.cfg.Server.GRPCListen, &s.grpcListener},
 	} {
-		if l.addr == "" {
+		if l.addr == "" || l.to == &s.grpcListener && s.cfg.Target == targetCompactor {
 			continue
 		}
 		ln, err := net.Listen("tcp", l.addr)
@@ -163,8 +166,8 @@ func (s *Server) store() error {
 	if err != nil {
 		return err
 	}
-	if s.limits, err = limits.New(s.cfg.Limits, s.d.Getenv, s.log); err != nil {
-		return fmt.Errorf("limits.overrides-file: %w", err)
+	if err := s.readLimits(); err != nil {
+		return err
 	}
 	if err := s.openStore(bucket); err != nil {
 		return err
@@ -176,6 +179,13 @@ func (s *Server) store() error {
 		return fmt.Errorf("data-dir: %w", err)
 	}
 	s.undo = append(s.undo, func() { s.ingester.Shutdown(s.ctx, false) })
+	return nil
+}
+
+func (s *Server) readLimits() (err error) {
+	if s.limits, err = limits.New(s.cfg.Limits, s.d.Getenv, s.log); err != nil {
+		return fmt.Errorf("limits.overrides-file: %w", err)
+	}
 	return nil
 }
 
@@ -210,11 +220,15 @@ func (s *Server) distribute() error {
 	return err
 }
 
-// serve starts what answers clients, and the helpers.
-func (s *Server) serve() {
+func (s *Server) serveHTTP() {
 	if s.httpListener != nil {
 		s.start(func() { s.fail("http", s.http.Serve(s.httpListener)) })
 	}
+}
+
+// serve starts what answers clients, and the helpers.
+func (s *Server) serve() error {
+	s.serveHTTP()
 	if s.grpc != nil {
 		s.start(func() { s.fail("grpc", s.grpc.Serve(s.grpcListener)) })
 	}
@@ -223,6 +237,7 @@ func (s *Server) serve() {
 		s.start(func() { s.compactor.Run(s.ctx) })
 	}
 	s.start(s.join)
+	return nil
 }
 
 func (s *Server) start(f func()) { s.wg.Go(f) }
@@ -271,10 +286,14 @@ func (s *Server) ringState() ring.State {
 	return s.self.State
 }
 
-// Ready returns nil when pushes are accepted, else why not.
+// Ready returns nil when the process does its work, which may be to accept
+// pushes, else why not.
 func (s *Server) Ready() error {
 	if s.leaving.Load() {
 		return errors.New("leaving: the process is about to end")
+	}
+	if s.ingester == nil {
+		return nil // a compactor: there is nothing to wait for
 	}
 	if err := s.ingester.Ready(); err != nil {
 		return err
@@ -307,21 +326,24 @@ func (s *Server) ops() *ops {
 
 func (s *Server) services() []service {
 	list := []service{{"ingester", s.ingester.State(), ""}, {"ring", s.ringState().String(), s.self.ID}}
-	add := func(name, addr string) {
-		state := "running"
-		if addr == "" {
-			state = "off"
-		} else if s.leaving.Load() {
-			state = "stopping"
-		}
-		list = append(list, service{name, state, addr})
+	if s.compactor != nil {
+		list = append(list, s.compactorService())
 	}
-	add("http", s.HTTPAddr())
-	add("grpc", s.GRPCAddr())
+	list = append(list, s.listening("http", s.HTTPAddr()), s.listening("grpc", s.GRPCAddr()))
 	for _, r := range s.sockets {
-		add(r.name, r.address())
+		list = append(list, s.listening(r.name, r.address()))
 	}
 	return list
+}
+
+func (s *Server) listening(name, addr string) service {
+	state := "running"
+	if addr == "" {
+		state = "off"
+	} else if s.leaving.Load() {
+		state = "stopping"
+	}
+	return service{name, state, addr}
 }
 
 // Failed yields an error after which the process cannot go on.
@@ -357,19 +379,12 @@ func (s *Server) shutdown(ctx context.Context) error {
 	s.leaving.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Server.ShutdownTimeout)
 	defer cancel()
-
-	var receivers sync.WaitGroup
-	for _, r := range s.sockets {
-		receivers.Go(func() { s.closeSocket(r) })
+	var err error
+	if s.ingester != nil {
+		err = s.drain(ctx)
+	} else {
+		s.cancel() // the compactor releases its lease
 	}
-	if s.grpc != nil {
-		receivers.Go(func() { stopGRPC(ctx, s.grpc) })
-	}
-	receivers.Wait()
-
-	err := s.gateway.Close(ctx)
-	s.setState(ring.Leaving)
-	err = errors.Join(err, s.ingester.Shutdown(ctx, s.flush.Load()))
 	close(s.drained)
 
 	// Answers that are under way may take a moment, but not the time that the
@@ -382,6 +397,22 @@ func (s *Server) shutdown(ctx context.Context) error {
 	runFromEnd(s.closes)
 	s.log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))
 	return err
+}
+
+// drain ends what takes pushes and stores or keeps what came.
+func (s *Server) drain(ctx context.Context) error {
+	var receivers sync.WaitGroup
+	for _, r := range s.sockets {
+		receivers.Go(func() { s.closeSocket(r) })
+	}
+	if s.grpc != nil {
+		receivers.Go(func() { stopGRPC(ctx, s.grpc) })
+	}
+	receivers.Wait()
+
+	err := s.gateway.Close(ctx)
+	s.setState(ring.Leaving)
+	return errors.Join(err, s.ingester.Shutdown(ctx, s.flush.Load()))
 }
 
 // stopGRPC waits for calls under way until ctx ends.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type Compactor struct {
 	log       *slog.Logger
 	m         *metrics
 	lease     *lease // nil in tests that do without
+	owner     atomic.Bool
 
 	lastRetention time.Time
 	// settled is what retention has to do next where it found nothing.
@@ -104,14 +106,27 @@ func (c *Compactor) own(ctx context.Context) bool {
 	err := c.lease.acquire(ctx)
 	switch {
 	case err == nil:
-		c.m.owner.Set(1)
+		c.setOwner(true)
 		return true
 	case ctx.Err() == nil && !errors.Is(err, ErrLeased):
 		c.m.errors.Inc()
 		c.log.Error("taking the compactor's lease failed", "error", err)
 	}
-	c.m.owner.Set(0)
+	c.setOwner(false)
 	return false
+}
+
+// Owner reports whether this process had the lease when it last looked. It may
+// be called at any time.
+func (c *Compactor) Owner() bool { return c.owner.Load() }
+
+func (c *Compactor) setOwner(is bool) {
+	c.owner.Store(is)
+	value := 0.0
+	if is {
+		value = 1
+	}
+	c.m.owner.Set(value)
 }
 
 func (c *Compactor) release(ctx context.Context) {
@@ -120,7 +135,7 @@ func (c *Compactor) release(ctx context.Context) {
 	if err := c.lease.release(ctx); err != nil {
 		c.log.Warn("the compactor's lease was not released; it expires", "error", err, "after", c.cfg.LeaseTTL)
 	}
-	c.m.owner.Set(0)
+	c.setOwner(false)
 }
 
 // RunOnce looks at the whole bucket once: it merges, applies retention, and
@@ -134,7 +149,7 @@ func (c *Compactor) RunOnce(ctx context.Context) error {
 	if err := c.lease.acquire(ctx); err != nil {
 		return err
 	}
-	c.m.owner.Set(1)
+	c.setOwner(true)
 	defer c.release(ctx)
 	return c.run(ctx, true)
 }
