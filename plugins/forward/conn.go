@@ -117,7 +117,7 @@ func (c *conn) ended(err error) {
 	case "io":
 		c.s.d.Log.Debug("forward connection lost", "peer", c.peer, "err", err)
 	default:
-		c.s.logs.warn("forward connection closed", "peer", c.peer, "reason", reason, "err", err)
+		c.s.logs.Warn("forward connection closed", "peer", c.peer, "reason", reason, "err", err)
 	}
 }
 

@@ -89,6 +89,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -118,7 +119,7 @@ type Server struct {
 	d         Deps
 	cfg       Config
 	metrics   *metrics
-	logs      logs
+	logs      *warn.Logger
 	buffers   buffers
 	free      chan *worker // used before workers: what the pool has is lost again and again
 	workers   sync.Pool    // *worker
@@ -168,7 +169,7 @@ func New(d Deps, cfg Config) (*Server, error) {
 		drain:     make(chan struct{}),
 		conns:     map[*conn]struct{}{},
 	}
-	s.logs.log = d.Log
+	s.logs = warn.New(d.Log)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.workers.New = func() any { return newWorker(d.Mapper.Acquire()) }
 	return s, nil
@@ -258,7 +259,7 @@ func (s *Server) accept(ln net.Listener) {
 				return
 			}
 			// Too many open files, say; it passes.
-			s.logs.warn("accept forward connection", "err", err)
+			s.logs.Warn("accept forward connection", "err", err)
 			s.sleep(pause)
 			pause = min(2*pause, most)
 			continue
@@ -299,7 +300,7 @@ func (s *Server) startConn(nc net.Conn) {
 func (s *Server) turnAway(c *conn, reason string, limit int) {
 	s.metrics.closed.WithLabelValues(reason).Inc()
 	c.nc.Close()
-	s.logs.warn("forward connection refused: there are as many as allowed", "peer", c.peer, "reason", reason, "limit", limit)
+	s.logs.Warn("forward connection refused: there are as many as allowed", "peer", c.peer, "reason", reason, "limit", limit)
 }
 
 // known notes that c has got through what is demanded before its first message.

@@ -3,15 +3,14 @@ package forward
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"syscall"
 	"time"
+
+	"github.com/loki-go/loki-go/internal/unixsocket"
 )
 
 // listener is one open port, or socket.
@@ -132,7 +131,7 @@ func (s *Server) listenUnix() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := removeStale(path); err != nil {
+	if err := unixsocket.RemoveStale("unix", path); err != nil {
 		return nil, err
 	}
 	ln, err := net.Listen("unix", path)
@@ -144,25 +143,4 @@ func (s *Server) listenUnix() (net.Listener, error) {
 		return nil, fmt.Errorf("set permissions of the unix socket: %w", err)
 	}
 	return ln, nil
-}
-
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen unix %s: there is something that is no socket", path)
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		c.Close()
-		return fmt.Errorf("listen unix %s: another process listens there", path)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("look whether the unix socket is in use: %w", err)
-	}
-	return os.Remove(path)
 }

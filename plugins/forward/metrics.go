@@ -1,12 +1,6 @@
 package forward
 
-import (
-	"log/slog"
-	"sync"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	connections prometheus.Gauge
@@ -62,41 +56,4 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
-}
-
-// logs writes warnings: up to burst at once, then one a second, and says how
-// many it left out. What peers do wrong must not fill the disk.
-type logs struct {
-	log     *slog.Logger
-	mu      sync.Mutex
-	used    float64
-	last    time.Time
-	skipped int
-}
-
-const burst = 20
-
-func (l *logs) warn(msg string, args ...any) {
-	skipped, ok := l.allow(time.Now())
-	if !ok {
-		return
-	}
-	if skipped > 0 {
-		args = append(args, "left_out", skipped)
-	}
-	l.log.Warn(msg, args...)
-}
-
-func (l *logs) allow(now time.Time) (skipped int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.used = max(0, l.used-now.Sub(l.last).Seconds())
-	l.last = now
-	if l.used+1 > burst {
-		l.skipped++
-		return 0, false
-	}
-	l.used++
-	skipped, l.skipped = l.skipped, 0
-	return skipped, true
 }

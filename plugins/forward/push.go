@@ -100,7 +100,7 @@ func (c *conn) pushUntil(b *push.Batch, wanted bool) error {
 			return err
 		}
 		c.s.metrics.retries.Inc()
-		c.s.logs.warn("push failed, it is tried again", "peer", c.peer, "entries", entries, "wait", wait, "err", err)
+		c.s.logs.Warn("push failed, it is tried again", "peer", c.peer, "entries", entries, "wait", wait, "err", err)
 		c.s.sleep(wait)
 	}
 }
@@ -134,6 +134,6 @@ func (c *conn) refused(n int, err error) bool {
 	default:
 		return false
 	}
-	c.s.logs.warn("entries refused for good, they are acknowledged", "peer", c.peer, "entries", n, "err", err)
+	c.s.logs.Warn("entries refused for good, they are acknowledged", "peer", c.peer, "entries", n, "err", err)
 	return true
 }

@@ -193,7 +193,7 @@ func (c *conn) buryBody(w *worker, m *message, id identity, why *undecodable) er
 	w.message(m.tag)
 	w.buryPiece(fmt.Sprintf("entries of a message with the tag %q are lost: %v", m.tag, why), m.body)
 	c.s.metrics.dropped.WithLabelValues("undecodable").Inc()
-	c.s.logs.warn("entries cannot be decompressed", "peer", c.peer, "tag", string(m.tag), "bytes", len(m.body), "err", why)
+	c.s.logs.Warn("entries cannot be decompressed", "peer", c.peer, "tag", string(m.tag), "bytes", len(m.body), "err", why)
 	return c.finish(w, id)
 }
 
@@ -330,5 +330,5 @@ func (c *conn) dropped(ev *msgpack.Events, tag []byte) {
 			c.s.metrics.dropped.WithLabelValues(name).Add(float64(k))
 		}
 	}
-	c.s.logs.warn("dropped what is no log event", "peer", c.peer, "tag", string(tag), "entries", n, "reasons", strings.Join(why, " "))
+	c.s.logs.Warn("dropped what is no log event", "peer", c.peer, "tag", string(tag), "entries", n, "reasons", strings.Join(why, " "))
 }
