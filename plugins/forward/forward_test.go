@@ -916,20 +916,3 @@ func TestConfig(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 }
-
-func TestLogsAreLimited(t *testing.T) {
-	var l logs
-	now := time.Unix(1790000000, 0)
-	n := 0
-	for range 100 {
-		if _, ok := l.allow(now); ok {
-			n++
-		}
-	}
-	if n != burst {
-		t.Fatalf("%d lines at once", n)
-	}
-	if skipped, ok := l.allow(now.Add(1100 * time.Millisecond)); !ok || skipped != 80 {
-		t.Fatalf("left out %d, %v", skipped, ok)
-	}
-}
