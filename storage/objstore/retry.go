@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptrace"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,17 +90,43 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// do runs f until it succeeds, cannot succeed, or was tried often enough.
-func (r *resilient) do(ctx context.Context, op string, bytes int, f func(context.Context) error) error {
-	limit := r.cfg.Timeout + time.Duration(bytes)*time.Second/slowBytes
+// errSilent ends a request whose answer does not begin.
+var errSilent = errors.New("the answer does not begin")
+
+// patient returns a context that ends after limit, and when an HTTP request
+// that is made with it has no first byte of its answer after first: the time
+// that a large answer may take is no reason to wait as long for a service that
+// is silent. With a context of several requests, one after the other, this is
+// so for each.
+func patient(ctx context.Context, first, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithCancelCause(ctx)
+	t := time.AfterFunc(limit, func() { cancel(errSilent) })
+	end := func() {
+		t.Stop()
+		cancel(nil)
+		stop()
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:              func(string) { t.Reset(first) },
+		GotFirstResponseByte: func() { t.Stop() },
+	}), end
+}
+
+// do runs f until it succeeds, cannot succeed, or was tried often enough. Up is
+// how many bytes f sends, down how many it may get, about.
+func (r *resilient) do(ctx context.Context, op string, up, down int, f func(context.Context) error) error {
+	first := r.cfg.Timeout + time.Duration(up)*time.Second/slowBytes
+	limit := first + time.Duration(down)*time.Second/slowBytes
 	for try, span := 1, firstPause; ; try, span = try+1, min(2*span, lastPause) {
 		if err := r.pace.Wait(ctx); err != nil {
 			return err
 		}
 		began := time.Now()
-		one, cancel := context.WithTimeout(ctx, limit)
+		one, cancel := patient(ctx, first, limit)
 		err := f(one)
 		late := one.Err() != nil && ctx.Err() == nil
+		silent := context.Cause(one) == errSilent
 		cancel()
 		r.seconds.WithLabelValues(op).Observe(time.Since(began).Seconds())
 		if err == nil {
@@ -109,7 +136,11 @@ func (r *resilient) do(ctx context.Context, op string, bytes int, f func(context
 		kind := KindOf(err)
 		if late {
 			kind = Transient
-			err = fmt.Errorf("no answer within %s: %w", limit, err)
+			if silent || down == 0 {
+				err = fmt.Errorf("no answer within %s: %w", first, err)
+			} else {
+				err = fmt.Errorf("not done within %s: %w", limit, err)
+			}
 		}
 		r.requests.WithLabelValues(op, kind.String()).Inc()
 		if kind == Throttled {
@@ -128,13 +159,13 @@ func (r *resilient) do(ctx context.Context, op string, bytes int, f func(context
 }
 
 func (r *resilient) Put(ctx context.Context, key string, body []byte) error {
-	return r.do(ctx, "put", len(body), func(ctx context.Context) error { return r.b.Put(ctx, key, body) })
+	return r.do(ctx, "put", len(body), 0, func(ctx context.Context) error { return r.b.Put(ctx, key, body) })
 }
 
 func (r *resilient) Get(ctx context.Context, key string) (body []byte, err error) {
 	// How large it is shows only when it comes; chunks have a few MB.
 	const large = 16 << 20
-	err = r.do(ctx, "get", large, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "get", 0, large, func(ctx context.Context) (err error) {
 		body, err = r.b.Get(ctx, key)
 		return err
 	})
@@ -142,7 +173,7 @@ func (r *resilient) Get(ctx context.Context, key string) (body []byte, err error
 }
 
 func (r *resilient) Stat(ctx context.Context, key string) (info Info, err error) {
-	err = r.do(ctx, "stat", 0, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "stat", 0, 0, func(ctx context.Context) (err error) {
 		info, err = r.b.Stat(ctx, key)
 		return err
 	})
@@ -151,7 +182,7 @@ func (r *resilient) Stat(ctx context.Context, key string) (info Info, err error)
 
 func (r *resilient) List(ctx context.Context, prefix string, recursive bool) (keys []string, err error) {
 	const pages = 64 << 20 // of a long list
-	err = r.do(ctx, "list", pages, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "list", 0, pages, func(ctx context.Context) (err error) {
 		keys, err = r.b.List(ctx, prefix, recursive)
 		return err
 	})
@@ -159,7 +190,7 @@ func (r *resilient) List(ctx context.Context, prefix string, recursive bool) (ke
 }
 
 func (r *resilient) Delete(ctx context.Context, key string) error {
-	return r.do(ctx, "delete", 0, func(ctx context.Context) error { return r.b.Delete(ctx, key) })
+	return r.do(ctx, "delete", 0, 0, func(ctx context.Context) error { return r.b.Delete(ctx, key) })
 }
 
 // Check finds out whether b can be used: it lists, writes, reads and deletes.

@@ -3,8 +3,12 @@ package objstore
 import (
 	"context"
 	"errors"
+	"io"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +75,64 @@ func TestRetries(t *testing.T) {
 			}
 		})
 	}
+}
+
+// overHTTP lists with one request after the other.
+type overHTTP struct {
+	Bucket
+	url   string
+	pages int
+}
+
+func (b overHTTP) List(ctx context.Context, _ string, _ bool) ([]string, error) {
+	for range b.pages {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url, nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return nil, &Error{Op: "list", Kind: Transient, Err: err}
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return nil, &Error{Op: "list", Kind: Transient, Err: err}
+		}
+	}
+	return []string{"k"}, nil
+}
+
+// TestSilentService: an answer that does not begin is given up after the time
+// of a small request, also the third of several; one that has begun is not.
+func TestSilentService(t *testing.T) {
+	f := func(name string, answer func(call int64, w http.ResponseWriter, r *http.Request), calls int64, want string) {
+		t.Helper()
+		var n atomic.Int64
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(n.Add(1), w, r) }))
+		defer server.Close()
+		cfg := DefaultRetryConfig()
+		cfg.Timeout, cfg.Attempts = 300*time.Millisecond, 2
+		r := newResilient(overHTTP{url: server.URL, pages: 3}, cfg, nil)
+		r.sleep = func(context.Context, time.Duration) error { return nil }
+		_, err := r.List(t.Context(), "", true)
+		if n.Load() != calls || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %d requests", name, err, n.Load())
+		}
+	}
+	f("silent once", func(call int64, _ http.ResponseWriter, r *http.Request) {
+		if call == 3 {
+			<-r.Context().Done()
+		}
+	}, 6, "")
+	f("silent", func(_ int64, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 2, "no answer within 300ms")
+	f("slow", func(_ int64, w http.ResponseWriter, _ *http.Request) {
+		for range 5 {
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+	}, 3, "")
 }
 
 func TestRetryEndsWithItsContext(t *testing.T) {
