@@ -21,7 +21,7 @@ func TestCompactorTarget(t *testing.T) {
 	all.Start()
 	all.WaitReady()
 	ctx := context.Background()
-	fill(t, all, "before")
+	storeLine(t, all, "before")
 
 	files := func() (names []string) {
 		t.Helper()
@@ -55,7 +55,7 @@ func TestCompactorTarget(t *testing.T) {
 	if after := files(); strings.Join(after, " ") != strings.Join(before, " ") {
 		t.Errorf("data directory has %q, had %q", after, before)
 	}
-	fill(t, all, "meanwhile")
+	storeLine(t, all, "meanwhile")
 	lease := filepath.Join(dir, "objects", "loki-go", "compactor", "lease.json")
 	if _, err := os.Stat(lease); err != nil {
 		t.Error(err)
@@ -81,8 +81,8 @@ func TestCompactorTarget(t *testing.T) {
 	}
 }
 
-// fill stores one line with an index file of its own.
-func fill(t *testing.T, s *testkit.Server, line string) {
+// storeLine stores one line with an index file of its own.
+func storeLine(t *testing.T, s *testkit.Server, line string) {
 	t.Helper()
 	ctx := context.Background()
 	err := s.Client("").Push(ctx, []testkit.Stream{{
