@@ -23,9 +23,10 @@ test:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 5m ./...
 
-# Stock Loki and logcli, which tests compare with, an S3 service, and clients of
-# OpenTelemetry. The first build takes minutes and 7 GB of module and build cache.
-tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw bin/tools/otelsdk bin/tools/otelcollector
+# Stock Loki and logcli, which tests compare with, an S3 service, an emulator of
+# Google Cloud Storage, and clients of OpenTelemetry. The first build takes
+# minutes and 7 GB of module and build cache.
+tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw bin/tools/fake-gcs-server bin/tools/otelsdk bin/tools/otelcollector
 
 bin/tools/loki bin/tools/logcli &: tools/loki/go.mod tools/loki/go.sum
 	mkdir -p bin/tools
@@ -36,6 +37,11 @@ bin/tools/versitygw: tools/s3/go.mod tools/s3/go.sum
 	mkdir -p bin/tools
 	cd tools/s3 && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/versity/versitygw/cmd/versitygw
 	touch bin/tools/versitygw
+
+bin/tools/fake-gcs-server: tools/gcs/go.mod tools/gcs/go.sum
+	mkdir -p bin/tools
+	cd tools/gcs && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/fsouza/fake-gcs-server
+	touch bin/tools/fake-gcs-server
 
 bin/tools/otelsdk bin/tools/otelcollector &: $(wildcard tools/otelclient/*/*.go) tools/otelclient/go.mod tools/otelclient/go.sum
 	mkdir -p bin/tools
