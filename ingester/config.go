@@ -24,12 +24,14 @@ type Config struct {
 	ChunkEncoding   string        `yaml:"chunk-encoding" help:"compression of chunks: none, gzip, lz4, snappy, zstd"`
 	ChunkTargetSize units.Bytes   `yaml:"chunk-target-size" help:"compressed size at which a chunk is full"`
 	ChunkBlockSize  units.Bytes   `yaml:"chunk-block-size" help:"uncompressed size at which a head is cut to a block"`
-	ChunkIdlePeriod time.Duration `yaml:"chunk-idle-period" help:"flush a stream that got nothing for this long"`
-	MaxChunkAge     time.Duration `yaml:"max-chunk-age" help:"flush a chunk that is this old or spans this much log time; half of it is how late an entry may be for the open chunk"`
+	ChunkIdlePeriod time.Duration `yaml:"chunk-idle-period" help:"flush a stream that got nothing for this long; up to a tenth earlier, each stream at another time"`
+	MaxChunkAge     time.Duration `yaml:"max-chunk-age" help:"flush a chunk that is this old or spans this much log time, up to a tenth earlier, each stream at another time; half of it is how late an entry may be for the open chunk"`
 	FlushOnShutdown bool          `yaml:"flush-on-shutdown" help:"store everything before the process ends"`
 
 	HeadMemory       units.Bytes   `yaml:"head-memory" help:"memory for the heads of all streams; 0: a quarter of what the process may use, at most 512MB"`
-	FlushConcurrency int           `yaml:"flush-concurrency" help:"chunks uploaded at one time"`
+	DiskBudget       units.Bytes   `yaml:"disk-budget" help:"local disk for WAL and blocks together, which hold what the object store does not take; when it is used up pushes are refused; 0: three quarters of the volume"`
+	DiskReserve      units.Bytes   `yaml:"disk-reserve" help:"space on the volume that pushes leave free; 0: 1GB; at most a twentieth of the volume"`
+	FlushConcurrency int           `yaml:"flush-concurrency" help:"chunks uploaded at one time; fewer after errors of the store"`
 	FlushTimeout     time.Duration `yaml:"flush-timeout" help:"deadline of one upload"`
 	FlushCheckPeriod time.Duration `yaml:"flush-check-period" help:"how often idle and old chunks are looked for"`
 	PushIDWindow     time.Duration `yaml:"push-id-window" help:"how long the ids of stored pushes are remembered, so that one that a client repeats is not stored again; 0: not at all"`
@@ -104,6 +106,12 @@ func (c Config) Validate() []error {
 	}
 	if c.FlushConcurrency < 1 {
 		bad("flush-concurrency: must be 1 or more")
+	}
+	if c.DiskBudget != 0 && c.DiskBudget < 16<<20 {
+		bad("disk-budget: must be 0 or 16MB and more")
+	}
+	if c.DiskReserve < 0 {
+		bad("disk-reserve: must not be negative")
 	}
 	if c.HeadMemory != 0 && c.HeadMemory < 1<<20 {
 		bad("head-memory: must be 0 or 1MB and more")

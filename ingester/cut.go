@@ -23,7 +23,7 @@ func (i *Ingester) seal(ln *lane) {
 	c.rawSealed += h.size
 	i.m.sealedBytes.Add(int64(cap(h.buf.B)))
 	i.cutq.put(h)
-	if i.estimate(c) >= i.targetSize {
+	if i.estimate(c) >= i.targetSize*c.growth() {
 		i.closeChunk(ln, reasonFull)
 	}
 }
@@ -63,8 +63,15 @@ func (i *Ingester) closeChunk(ln *lane, reason string) {
 	ln.closed = append(ln.closed, c)
 	i.m.pendingChunks.Add(1)
 	if c.cutting == 0 {
-		i.flushq.put(c)
+		i.complete(c)
 	}
+}
+
+// complete hands a closed chunk whose heads are all cut to the flushers. Its
+// symbols are in its blocks on disk. Call with the stream's mutex held.
+func (i *Ingester) complete(c *openChunk) {
+	c.syms = nil
+	i.flushq.put(c)
 }
 
 // cutter turns sealed heads into blocks.
@@ -101,7 +108,7 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 	}
 	c := h.chunk
 	rec := blocks.Block{
-		Tenant: h.stream.tenant.id, Labels: h.stream.labels, Stream: h.stream.ref.Load(), Chunk: c.seq, Late: c.lane.late,
+		Tenant: h.stream.tenant.id, Labels: h.stream.labels, Stream: c.ref, Chunk: c.seq, Late: c.lane.late,
 		Codec: uint8(i.codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: c.opened,
 		Symbols: i.usedSymbols(w, h, content), Cover: h.cover, Data: w.data,
 	}
@@ -111,14 +118,14 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 		}
 		i.m.blockErrors.Inc()
 		i.log.Warn("writing a block failed, trying again", "err", err, "wait", wait)
-		i.diskLow.Store(true)
+		i.room.low.Store(true)
 		select {
 		case <-time.After(wait):
 		case <-i.ctx.Done():
 			return
 		}
 	}
-	bl := &block{ref: rec.Ref, codec: i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt}
+	bl := &block{ref: rec.Ref, codec: i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt, symbols: len(rec.Symbols) > 0}
 	st := h.stream
 	st.mu.Lock()
 	h.block = bl
@@ -134,22 +141,20 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 	if len(ln.sealed) == 0 {
 		ln.sealed = nil
 	}
-	c.blocks = append(c.blocks, bl)
+	c.add(bl)
 	c.cutting--
 	c.rawSealed -= h.size
-	c.raw += h.size
-	c.compressed += rec.Ref.Len()
-	ready := c.closed && c.cutting == 0
+	if c.closed && c.cutting == 0 {
+		i.complete(c)
+	}
 	st.mu.Unlock()
+	i.m.localBlocks.Add(1)
 	n := int64(cap(buf.B))
 	i.slabs.Put(buf)
 	i.m.sealedBytes.Add(-n)
 	i.memory.signal()
 	i.m.blockSize.Observe(float64(rec.Ref.Len()))
 	i.m.cutSeconds.Observe(time.Since(began).Seconds())
-	if ready {
-		i.flushq.put(c)
-	}
 }
 
 // usedSymbols lists the symbols that content refers to, so that a block can be

@@ -99,6 +99,7 @@ type Ingester struct {
 	codec  chunk.Codec
 	window int64 // ns behind the newest entry that the open chunk takes
 	maxAge int64 // ns
+	idle   int64 // ns
 
 	blockSize  int
 	targetSize int
@@ -117,10 +118,12 @@ type Ingester struct {
 	inflight inflight
 	ids      pushIDs
 	cutq     queue[*head]
-	flushq   queue[*openChunk]
+	flushq   flushQueue
 	index    indexer
 	memory   memory
-	diskLow  atomic.Bool
+	room     room
+	gate     gate
+	merges   chan struct{} // has an element for each flusher that merges
 
 	ctx     context.Context // ends when workers shall stop at once
 	cancel  context.CancelFunc
@@ -152,17 +155,20 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 	}
 	i := &Ingester{
 		cfg: cfg, deps: deps, fs: fsys, dir: dir, log: deps.Log.With("component", "ingester"), codec: codec,
-		window: int64(cfg.MaxChunkAge / 2), maxAge: int64(cfg.MaxChunkAge),
+		window: int64(cfg.MaxChunkAge / 2), maxAge: int64(cfg.MaxChunkAge), idle: int64(cfg.ChunkIdlePeriod),
 		blockSize: int(cfg.ChunkBlockSize), targetSize: int(cfg.ChunkTargetSize), headMemory: cfg.headMemory(),
 		slabs: slab.New(), tenants: map[string]*tenant{},
 		squeeze: make(chan struct{}, 1), trim: make(chan struct{}, 1),
 	}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	i.inflight.init()
+	i.room.init(cfg, fsys, dir, i.headMemory)
 	i.ids.init(int64(cfg.PushIDWindow), int(min(maxPushIDs, i.fileSize(fsys, dir)/64)))
 	i.cutq.init()
 	i.flushq.init()
-	i.index.kick = make(chan struct{}, 1)
+	i.gate.init(cfg.FlushConcurrency)
+	i.merges = make(chan struct{}, cutters())
+	i.index.init()
 	i.memory.freed = make(chan struct{})
 
 	var found *blocks.Recovered
@@ -177,6 +183,7 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 		return nil, err
 	}
 	i.m = newMetrics(deps.Registerer, i)
+	i.watch()
 	i.start(func() {
 		if err := i.recover(found); err != nil {
 			i.log.Error("recovery failed, pushes stay refused", "err", err)
@@ -193,6 +200,7 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 	}
 	i.start(i.indexerLoop)
 	i.start(i.squeezer)
+	i.start(i.watcher)
 	i.start(i.janitor)
 	i.start(i.sweeper)
 	return i, nil
@@ -205,7 +213,7 @@ func (i *Ingester) fileSize(fsys vfs.FS, dir string) int64 {
 	if _, total, err := fsys.Free(dir); err == nil && total > 0 {
 		size = min(size, max(int64(total/64), 1<<20))
 	}
-	return min(size, max(int64(i.cfg.WAL.MaxSize)/4, 1<<20))
+	return min(size, max(int64(i.cfg.WAL.MaxSize)/4, 1<<20), max(i.room.budget/16, 1<<20))
 }
 
 func (i *Ingester) start(fn func()) {
@@ -335,6 +343,7 @@ func (i *Ingester) admit(ctx context.Context) error {
 
 func (i *Ingester) refuse(r push.Reason, format string, args ...any) *push.Error {
 	e := push.Errorf(r, "ingester: "+format, args...)
+	i.m.refused.WithLabelValues(r.String()).Inc()
 	e.RetryAfter = time.Second
 	if r == push.DiskLow {
 		e.RetryAfter = 5 * time.Second
@@ -390,8 +399,8 @@ func (i *Ingester) Push(ctx context.Context, b *push.Batch) error {
 // or 0 if something was refused: what is sent again then has to be looked at
 // again.
 func (i *Ingester) push(ctx context.Context, tn *tenant, b *push.Batch) (uint64, error) {
-	if i.diskLow.Load() {
-		return 0, i.refuse(push.DiskLow, "local disk is full")
+	if err := i.hasRoom(); err != nil {
+		return 0, err
 	}
 	if err := i.admit(ctx); err != nil {
 		return 0, err
@@ -500,6 +509,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch, id 
 	}
 	i.m.entries.Add(float64(len(b.Entries)))
 	i.m.bytes.Add(float64(len(b.Data)))
+	i.room.took(len(ps.header) + len(b.Body))
 	if i.slabs.InUse() > i.headMemory {
 		i.wantMemory()
 	}
@@ -512,7 +522,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch, id 
 func (i *Ingester) walError(err error) error {
 	switch {
 	case errors.Is(err, wal.ErrDiskFull):
-		i.diskLow.Store(true)
+		i.room.low.Store(true)
 		i.wantTrim()
 		return i.refuse(push.DiskLow, "local disk is full: %v", err)
 	}

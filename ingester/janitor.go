@@ -27,34 +27,12 @@ func (i *Ingester) janitor() {
 		if state(i.state.Load()) == stateJoining {
 			continue // what the WAL has is not in heads yet
 		}
+		i.relieve()
 		if err := i.trimWAL(); err != nil {
 			i.log.Warn("shortening the WAL failed", "err", err)
-			continue
-		}
-		i.watchDisk()
-	}
-}
-
-// watchDisk stops pushes before the disk is full to the last byte: cutting
-// heads, which is what makes WAL segments superfluous, takes space too.
-func (i *Ingester) watchDisk() {
-	free, total, err := i.fs.Free(i.dir)
-	if err != nil {
-		i.log.Warn("asking for free disk space failed", "err", err)
-		return
-	}
-	low := free < min(reserve, total/20)
-	if low != i.diskLow.Swap(low) {
-		if low {
-			i.log.Error("local disk is nearly full, pushes are refused until there is space", "free", free, "total", total)
-		} else {
-			i.log.Info("local disk has space again", "free", free, "total", total)
 		}
 	}
 }
-
-// reserve is the disk space that pushes leave alone, bytes.
-const reserve = 64 << 20
 
 // trimWAL deletes WAL segments and block files that nothing needs any more.
 func (i *Ingester) trimWAL() error {
@@ -75,7 +53,7 @@ func (i *Ingester) trimWAL() error {
 		if err := i.wal.Truncate(wal.LSN(keep)); err != nil {
 			return err
 		}
-		if i.wal.Size() > int64(i.cfg.WAL.MaxSize) {
+		if i.wal.Size() > min(int64(i.cfg.WAL.MaxSize), i.room.budget/4) {
 			i.cutPins()
 		}
 	}

@@ -13,12 +13,15 @@ type metrics struct {
 	repeated                   prometheus.Counter
 	blockErrors, flushErrors   prometheus.Counter
 	badRecords                 prometheus.Counter
+	lostEntries, merged        prometheus.Counter
+	refused                    *prometheus.CounterVec
 	flushed                    *prometheus.CounterVec
 	flushedBytes               prometheus.Counter
 	blockSize                  prometheus.Histogram
 	cutSeconds, flushSeconds   prometheus.Histogram
 	recoveryFailed             prometheus.Gauge
 	sealedBytes, pendingChunks atomic.Int64
+	localBlocks                atomic.Int64 // cut, and not stored
 }
 
 func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
@@ -35,6 +38,9 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		blockErrors:  counter("block_write_errors_total", "Failed writes of blocks to local disk."),
 		flushErrors:  counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),
 		badRecords:   counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
+		lostEntries:  counter("lost_entries_total", "Entries in blocks on local disk that turned out to be damaged; each block has a line in the log."),
+		merged:       counter("merged_chunks_total", "Chunks whose blocks were decompressed and made anew when they were stored, because they overlap or are small."),
+		refused:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_refused_pushes_total", Help: "Pushes that the ingester refused as a whole, by reason; clients send them again."}, []string{"reason"}),
 		flushed:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
 		flushedBytes: counter("flushed_bytes_total", "Bytes of chunk objects stored."),
 		blockSize: f.NewHistogram(prometheus.HistogramOpts{
@@ -76,6 +82,27 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 	gauge("cut_queue_length", "Sealed heads that wait for a cutter.", func() float64 { return float64(i.cutq.len()) })
 	gauge("pending_chunks", "Closed chunks that are not stored and indexed yet.", func() float64 { return float64(m.pendingChunks.Load()) })
 	gauge("flush_queue_length", "Closed chunks that wait for an upload.", func() float64 { return float64(i.flushq.len()) })
+	gauge("index_queue_length", "Stored chunks that wait for their index file.", func() float64 { return float64(i.index.chunks()) })
+	gauge("flush_limit", "Uploads that may run at one time: flush-concurrency, and fewer after errors of the store.", func() float64 {
+		limit, _ := i.gate.state()
+		return float64(limit)
+	})
+	gauge("store_failing", "1 while the last request to the store failed.", func() float64 {
+		if _, failing := i.gate.state(); failing {
+			return 1
+		}
+		return 0
+	})
+	gauge("local_disk_bytes", "Bytes of WAL and block files.", func() float64 { return float64(i.room.used.Load()) })
+	gauge("local_disk_limit_bytes", "Bytes of WAL and block files at which pushes are refused.", func() float64 { return float64(i.room.budget) })
+	gauge("backlog_memory_bytes", "Memory for blocks and chunks that are not stored.", func() float64 { return float64(i.room.crowd.Load()) })
+	gauge("backlog_memory_limit_bytes", "Memory for blocks and chunks that are not stored at which pushes are refused.", func() float64 { return float64(i.room.memory) })
+	gauge("refusing", "1 while pushes are refused for want of local disk or of memory for what is not stored.", func() float64 {
+		if i.room.low.Load() || i.room.full.Load() || i.room.crowded.Load() {
+			return 1
+		}
+		return 0
+	})
 	gauge("block_file_bytes", "Bytes of block files on local disk.", func() float64 { return float64(i.blocks.Stats().Bytes) })
 	gauge("block_live_bytes", "Bytes of blocks on local disk that are not flushed.", func() float64 { return float64(i.blocks.Stats().Live) })
 	return m

@@ -175,7 +175,7 @@ func TestFailedPushIsNotRemembered(t *testing.T) {
 		t.Fatal("stored on a full disk")
 	}
 	full.Store(false)
-	waitFor(t, "space", func() bool { return !i.diskLow.Load() })
+	waitFor(t, "space", func() bool { return !i.room.low.Load() })
 	if err := pushWithID(i, "t", push.ID{3}, map[string][]line{app1: seq(0, 1)}); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ type recovery struct {
 // recover rebuilds streams from block files and replays the WAL into heads.
 func (i *Ingester) recover(found *blocks.Recovered) error {
 	began := time.Now()
-	r := &recovery{i: i, byRef: map[uint64]*stream{}, covered: map[uint64][]blocks.Piece{}, chunks: found.NextChunk}
+	r := &recovery{i: i, app: appender{replay: true}, byRef: map[uint64]*stream{}, covered: map[uint64][]blocks.Piece{}, chunks: found.NextChunk}
 	if err := r.blocks(found); err != nil {
 		return err
 	}
@@ -82,6 +82,7 @@ func (i *Ingester) replayWait() error {
 func (r *recovery) blocks(found *blocks.Recovered) error {
 	i := r.i
 	oldest := uint64(i.wal.Oldest())
+	now := i.deps.Now().UnixNano()
 	for ref := range found.NextChunk {
 		r.ref(ref)
 	}
@@ -100,7 +101,6 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 	}
 	type chunkID struct{ stream, seq uint64 }
 	chunks := map[chunkID]*openChunk{}
-	symbols := map[*openChunk][]string{}
 	var order []*openChunk
 	for _, b := range found.Blocks {
 		st := r.stream(b.Stream, b.Tenant, b.Labels)
@@ -111,42 +111,56 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 			if b.Late {
 				ln = st.lateLane()
 			}
-			c = &openChunk{stream: st, lane: ln, seq: b.Chunk, opened: b.Opened}
+			c = &openChunk{stream: st, lane: ln, ref: b.Stream, seq: b.Chunk, opened: b.Opened}
 			chunks[id] = c
 			order = append(order, c)
 		}
-		c.blocks = append(c.blocks, &block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT})
+		c.add(&block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT, symbols: b.HasSymbols})
 		c.extend(b.MinT, b.MaxT)
-		c.raw += b.Size
-		c.compressed += b.Ref.Len()
+		i.m.localBlocks.Add(1)
 		st.newest.Store(max(st.newest.Load(), b.MaxT))
-		if len(b.Symbols) > 0 {
-			list := symbols[c]
-			for _, s := range b.Symbols {
-				if s.ID > 1<<24 {
-					return fmt.Errorf("ingester: symbol number %d in a block", s.ID)
-				}
-				for len(list) <= int(s.ID) {
-					list = append(list, "")
-				}
-				list[s.ID] = s.Text
-			}
-			symbols[c] = list
-		}
+		st.touched = max(st.touched, st.past(now, b.MaxT, i.idle/2))
 	}
-	// The newest chunk of a lane stays open and goes on filling; the others
-	// had been closed.
+	// The newest chunk of a lane stays open and goes on filling, unless it was
+	// closed; the others had been.
 	sort.SliceStable(order, func(a, b int) bool { return order[a].seq < order[b].seq })
 	for _, c := range order {
-		if list := symbols[c]; list != nil {
-			c.syms = chunk.NewSymbols(list)
-		}
-		c.stream.mu.Lock()
-		i.closeChunk(c.lane, reasonFull)
-		c.lane.chunk = c
-		c.stream.mu.Unlock()
+		r.reopen(c, found.Closed[blocks.ChunkID{Stream: c.ref, Chunk: c.seq}])
 	}
 	return nil
+}
+
+// reopen makes c the open chunk of its lane, in place of an earlier one. A
+// closed one goes on to the flushers.
+func (r *recovery) reopen(c *openChunk, closed bool) {
+	st := c.stream
+	if !closed && c.ref == st.ref.Load() {
+		symbols, err := r.i.symbols(values(c.blocks))
+		if err != nil {
+			// Whoever stores the chunk deals with that.
+			r.i.log.Warn("symbols of a chunk cannot be read, it is not filled any further", "stream", st.labels, "err", err)
+			closed = true
+		} else if len(symbols) > 0 {
+			c.syms = chunk.NewSymbols(symbols)
+		}
+	} else {
+		closed = true
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	r.i.closeChunk(c.lane, reasonFull)
+	c.lane.chunk = c
+	if closed {
+		r.i.closeChunk(c.lane, reasonFull)
+	}
+}
+
+func values(bls []*block) []block {
+	out := make([]block, len(bls))
+	for k, b := range bls {
+		out[k] = *b
+	}
+	return out
 }
 
 // ref keeps new stream numbers apart from old ones.
@@ -170,11 +184,14 @@ func (r *recovery) stream(ref uint64, tenantID, canonical string) *stream {
 	st := sh.m[canonical]
 	if st == nil {
 		st = tn.newStream(ref, canonical, tok)
-		st.touched = r.i.deps.Now().UnixNano()
+		st.touched = st.past(r.i.deps.Now().UnixNano(), never, r.i.idle/2)
 		r.i.addStream(tn, sh, st)
 	} else if st.ref.Load() < ref {
 		// The stream had been dropped and made anew. Entries of both numbers
 		// go on under the newer one; covers are kept by number.
+		st.mu.Lock()
+		st.lanes(func(ln *lane) { r.i.closeChunk(ln, reasonFull) }) // what has one number is not mixed with what has another
+		st.mu.Unlock()
 		st.ref.Store(ref)
 	}
 	st.mu.Lock()

@@ -121,11 +121,15 @@ func (r *blockRef) Load(dst []byte) ([]byte, []string, error) {
 	st.mu.Lock()
 	b := *r.b
 	var symbols []string
-	if r.c.syms != nil {
+	known := r.c.syms != nil
+	if known {
 		symbols = r.c.syms.List()
 	}
 	st.mu.Unlock()
 	data, err := r.i.blocks.Read(b.ref, nil)
+	if err == nil && !known {
+		symbols, err = r.i.symbols([]block{b})
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/loki-go/loki-go/ingester/slab"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/storage/chunk"
+	"github.com/loki-go/loki-go/storage/index"
 )
 
 // tenant holds the streams of one tenant.
@@ -97,26 +98,36 @@ type block struct {
 	entries    uint32
 	size       int
 	mint, maxt int64
+	symbols    bool // it has metadata: its symbols are in the block file
 	released   bool // flushed; ref is no longer counted
+	lost       bool // damaged for good
 }
 
 // openChunk is a chunk that is being filled or flushed.
 type openChunk struct {
 	stream     *stream
 	lane       *lane
-	seq        uint64
-	syms       *chunk.Symbols // nil until an entry has metadata
+	ref, seq   uint64         // stream and chunk in block files
+	syms       *chunk.Symbols // nil until an entry has metadata, and again when all heads are blocks of a closed chunk
 	blocks     []*block
-	cutting    int // sealed heads that are no blocks yet
-	rawSealed  int // bytes in them
-	raw        int // uncompressed bytes in blocks
-	compressed int // bytes in blocks
+	onDisk     int64   // bytes in block files
+	rows       []int64 // ends of the rows that the blocks fall into, see Ingester.rows; at most maxSide+1
+	cutting    int     // sealed heads that are no blocks yet
+	rawSealed  int     // bytes in them
+	raw        int     // uncompressed bytes in blocks
+	compressed int     // bytes in blocks
 	mint, maxt int64
 	opened     int64 // wall time, ns
 	closed     bool
 	reason     string
 
-	put  chan struct{} // closed when the chunk object is stored; made at close
+	// For the flusher that has the chunk, and the indexer after it.
+	place uint64            // in the queue
+	note  blocks.Ref        // record that the chunk is closed
+	tries int               // failed ones
+	metas []index.ChunkMeta // of the stored objects
+
+	put  chan struct{} // closed when the chunk objects are stored; made at close
 	done chan struct{} // closed when the index has it too
 }
 
@@ -125,6 +136,26 @@ func (t *tenant) newStream(ref uint64, labels string, token uint32) *stream {
 	st.ref.Store(ref)
 	st.newest.Store(never)
 	return st
+}
+
+// spread returns the share of d that belongs to the stream: the same in every
+// process, and even over streams.
+func (st *stream) spread(d int64) int64 {
+	return d >> 16 * int64(st.token*2654435769>>16) // the constant is 2^32 divided by the golden ratio
+}
+
+// deadline returns after how much of d the stream is flushed: up to a tenth
+// earlier, so that streams that began together are not flushed together.
+func (st *stream) deadline(d int64) int64 { return d - st.spread(d/10) }
+
+// past tells a replay when an entry had come: the WAL does not say. Logs are
+// mostly live, so that is the entry's own time; where this is in the future or
+// longer ago than keep it is some time within keep, another one for each stream.
+func (st *stream) past(now, ts, keep int64) int64 {
+	if ts <= now && ts > now-keep {
+		return ts
+	}
+	return now - st.spread(keep)
 }
 
 // lateLane returns the late lane, making it on first use.
@@ -155,6 +186,36 @@ func (st *stream) empty() bool {
 	return e
 }
 
+// add takes in a block. Call with the stream's mutex held.
+func (c *openChunk) add(b *block) {
+	c.blocks = append(c.blocks, b)
+	c.raw += b.size
+	c.compressed += b.ref.Len()
+	c.onDisk += b.ref.Disk()
+	for k, end := range c.rows {
+		if b.mint >= end {
+			c.rows[k] = b.maxt
+			return
+		}
+	}
+	if len(c.rows) <= maxSide {
+		c.rows = append(c.rows, b.maxt)
+	}
+}
+
+// growth returns how many times the target size c may have: twice where its
+// blocks will go into several objects side by side, which would be small
+// otherwise. Call with the stream's mutex held.
+func (c *openChunk) growth() int {
+	if n := len(c.rows); n > 1 && n <= maxSide {
+		return 2
+	}
+	return 1
+}
+
+// disk returns the bytes of c in block files. It must be closed and cut.
+func (c *openChunk) disk() int64 { return c.onDisk }
+
 func (c *openChunk) extend(mint, maxt int64) {
 	if c.mint == 0 && c.maxt == 0 {
 		c.mint, c.maxt = mint, maxt
@@ -170,6 +231,16 @@ type appender struct {
 	lsn  uint64
 	now  int64 // wall time, ns
 	syms []uint32
+
+	replay bool // the entries came before now
+}
+
+// came returns when an entry with time ts came.
+func (a *appender) came(ts, keep int64) int64 {
+	if !a.replay {
+		return a.now
+	}
+	return a.st.past(a.now, ts, keep)
 }
 
 // intern makes a.syms the symbols of metadata in c.
@@ -193,6 +264,7 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 	base := int(s.First)
 	newest := st.newest.Load()
 	window := a.i.window
+	age := st.deadline(a.i.maxAge)
 	var cur *lane
 	var meta []byte        // a.syms are the symbols of this,
 	var symbols *openChunk // in this one
@@ -224,14 +296,14 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 			from = k
 			a.i.seal(cur)
 		}
-		if c := cur.chunk; c != nil && !cur.late && (e.TS-c.mint > a.i.maxAge || c.maxt-e.TS > a.i.maxAge) {
+		if c := cur.chunk; c != nil && !cur.late && (e.TS-c.mint > age || c.maxt-e.TS > age) {
 			if cur.head != nil && from < k {
 				cur.head.cover.Add(a.lsn, uint32(from), uint32(k))
 				from = k
 			}
 			a.i.closeChunk(cur, reasonMaxAge)
 		}
-		h := a.head(cur, need, int(s.Raw.Len))
+		h := a.head(cur, e.TS, need, int(s.Raw.Len))
 		// Entries of one stream often have the same metadata.
 		if m := b.Bytes(e.Meta); cur.chunk != symbols || !bytes.Equal(m, meta) {
 			a.intern(cur.chunk, b.Pairs(e))
@@ -260,14 +332,15 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 		}
 	}
 	st.newest.Store(newest)
-	st.touched = a.now
+	st.touched = max(st.touched, a.came(newest, a.i.idle/2))
 }
 
 // head returns ln's head with room for need more bytes, making head and chunk
-// if there are none. A new one gets room for hint bytes, within a block.
-func (a *appender) head(ln *lane, need, hint int) *head {
+// if there are none, for an entry with time ts. A new one gets room for hint
+// bytes, within a block.
+func (a *appender) head(ln *lane, ts int64, need, hint int) *head {
 	if ln.chunk == nil {
-		ln.chunk = &openChunk{stream: a.st, lane: ln, seq: a.st.nextChunk, opened: a.now}
+		ln.chunk = &openChunk{stream: a.st, lane: ln, ref: a.st.ref.Load(), seq: a.st.nextChunk, opened: a.came(ts, a.i.maxAge/2)}
 		a.st.nextChunk++
 	}
 	h := ln.head

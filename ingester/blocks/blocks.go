@@ -19,8 +19,13 @@
 // Files are deleted oldest first: when all blocks in a file are flushed and
 // the WAL no longer has any record that they cover (the WAL would otherwise
 // bring back what is long stored). Which chunks are flushed is itself recorded
-// in the files; losing such a record to a crash costs a second, identical
-// upload.
+// in the files, and those records are durable before a file goes; losing one
+// to a crash costs a second, identical upload. For it to be identical, a chunk
+// is recorded as closed, and its blocks are made durable (Ensure), before it is
+// uploaded: nothing is added to it after a restart.
+//
+// A block that was copied on (Copy) may be found twice after a crash; Open keeps
+// the later one.
 //
 // # Format
 //
@@ -32,9 +37,10 @@
 //	u32 data length · u32 crc32c(data) · u8 type · header · data
 //
 // The header of a block (type 1) is described at Block.encode, that of a
-// flushed chunk (type 2) is uvarint stream · uvarint chunk, that of a link
-// (type 3, first in a file) uvarint sequence number of the predecessor ·
-// uvarint bytes of it that were synced; both without data.
+// flushed chunk (type 2) and of a closed one (type 4) is uvarint stream ·
+// uvarint chunk, that of a link (type 3, first in a file) uvarint sequence
+// number of the predecessor · uvarint bytes of it that were synced; all without
+// data.
 // A record that does not check out is reported, counted, and skipped by
 // looking for the next magic that starts a valid header.
 package blocks
@@ -62,6 +68,7 @@ const (
 	typeBlock  = 1
 	typeFlush  = 2
 	typeLink   = 3
+	typeClose  = 4
 	maxHeader  = 64 << 20
 	suffix     = ".blk"
 	defaultMax = 64 << 20
@@ -126,6 +133,12 @@ type Ref struct {
 // Len returns the length of the compressed data in bytes.
 func (r Ref) Len() int { return int(r.len) }
 
+// Disk returns the bytes that the block takes in its file.
+func (r Ref) Disk() int64 { return r.rec }
+
+// Checksum returns that of the compressed data.
+func (r Ref) Checksum() uint32 { return r.crc }
+
 // Valid reports whether r is the address of a block.
 func (r Ref) Valid() bool { return r.f != nil }
 
@@ -143,14 +156,18 @@ type Block struct {
 	Late           bool   // chunk of the late lane
 	Codec          uint8  // as in storage/chunk
 	Entries        uint32
-	MinT, MaxT     int64 // ns
-	Size           int   // uncompressed bytes as Loki counts them
-	Opened         int64 // wall time at which the chunk was opened, ns
-	Symbols        []Symbol
+	MinT, MaxT     int64    // ns
+	Size           int      // uncompressed bytes as Loki counts them
+	Opened         int64    // wall time at which the chunk was opened, ns
+	Symbols        []Symbol // nil in what Open returns: see Store.Symbols
+	HasSymbols     bool     // set by Open: there are Symbols
 	Cover          Cover
 	Data           []byte // compressed entries; nil in what Open returns
 	Ref            Ref    // set by Append and Open
 }
+
+// ChunkID names a chunk: a stream's number, and the chunk's in the stream.
+type ChunkID struct{ Stream, Chunk uint64 }
 
 // Recovered is what Open found.
 type Recovered struct {
@@ -160,7 +177,10 @@ type Recovered struct {
 	// NextChunk has, by stream, a number above those of all its chunks that the
 	// files know of. A number must not be used again: a note that its chunk is
 	// flushed may still be there.
-	NextChunk   map[uint64]uint64
+	NextChunk map[uint64]uint64
+	// Closed has the chunks that CloseChunk was called for, those that are flushed
+	// left out.
+	Closed      map[ChunkID]bool
 	Corruptions int
 	TornBytes   int64
 }
@@ -198,11 +218,19 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 		}
 	}
 	sort.Slice(seqs, func(i, j int) bool { return seqs[i] < seqs[j] })
-	rec := &Recovered{NextChunk: map[uint64]uint64{}}
-	used := func(stream, chunk uint64) { rec.NextChunk[stream] = max(rec.NextChunk[stream], chunk+1) }
-	type chunkID struct{ stream, chunk uint64 }
-	flushed := map[chunkID]bool{}
+	rec := &Recovered{NextChunk: map[uint64]uint64{}, Closed: map[ChunkID]bool{}}
+	used := func(c ChunkID) { rec.NextChunk[c.Stream] = max(rec.NextChunk[c.Stream], c.Chunk+1) }
+	flushed := map[ChunkID]bool{}
 	var all []*Block
+	// Thousands of blocks share few names, and most have a stream in common.
+	texts := map[string]string{}
+	once := func(s string) string {
+		if t, ok := texts[s]; ok {
+			return t
+		}
+		texts[s] = s
+		return s
+	}
 	for _, seq := range seqs {
 		f := &file{seq: seq}
 		if f.f, err = fsys.OpenFile(s.path(seq), os.O_RDWR, 0o644); err != nil {
@@ -218,11 +246,17 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 			sound = linked(s.files[i+1].f, f.seq)
 		}
 		err := s.scan(f, sound, rec, func(b *Block) {
+			b.Tenant, b.Labels = once(b.Tenant), once(b.Labels)
+			b.HasSymbols, b.Symbols = len(b.Symbols) > 0, nil
 			all = append(all, b)
-			used(b.Stream, b.Chunk)
-		}, func(stream, chunk uint64) {
-			flushed[chunkID{stream, chunk}] = true
-			used(stream, chunk)
+			used(ChunkID{b.Stream, b.Chunk})
+		}, func(typ byte, c ChunkID) {
+			if typ == typeFlush {
+				flushed[c] = true
+			} else {
+				rec.Closed[c] = true
+			}
+			used(c)
 		})
 		if err != nil {
 			s.closeFiles()
@@ -230,12 +264,19 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 		}
 		s.bytes += f.size
 	}
-	for _, b := range all {
-		rec.Covers = append(rec.Covers, StreamCover{b.Stream, b.Cover})
+	for c := range flushed {
+		delete(rec.Closed, c)
+	}
+	copied := originals(all)
+	for k, b := range all {
 		f := b.Ref.f
 		f.maxLSN = max(f.maxLSN, b.Cover.Max())
 		rec.MaxLSN = max(rec.MaxLSN, f.maxLSN)
-		if flushed[chunkID{b.Stream, b.Chunk}] {
+		if copied[k] {
+			continue
+		}
+		rec.Covers = append(rec.Covers, StreamCover{b.Stream, b.Cover})
+		if flushed[ChunkID{b.Stream, b.Chunk}] {
 			continue
 		}
 		f.live++
@@ -246,6 +287,26 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 	// record is of no known state.
 	s.broken = true
 	return s, rec, nil
+}
+
+// originals returns the places in all of blocks that are there again, later.
+func originals(all []*Block) map[int]bool {
+	type identity struct {
+		id         ChunkID
+		crc, len   uint32
+		mint, maxt int64
+		cover      string
+	}
+	last := make(map[identity]int, len(all))
+	copied := map[int]bool{}
+	for k, b := range all {
+		id := identity{ChunkID{b.Stream, b.Chunk}, b.Ref.crc, b.Ref.len, b.MinT, b.MaxT, string(b.Cover.enc)}
+		if was, ok := last[id]; ok {
+			copied[was] = true
+		}
+		last[id] = k
+	}
+	return copied
 }
 
 func (s *Store) path(seq uint64) string {
@@ -273,7 +334,7 @@ func linked(f vfs.File, prev uint64) int64 {
 }
 
 // scan reads the records of f. Behind sound it checks the data too.
-func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), flush func(stream, chunk uint64)) (err error) {
+func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), note func(typ byte, c ChunkID)) (err error) {
 	st, err := f.f.Stat()
 	if err != nil {
 		return fmt.Errorf("blocks: stat %s: %w", f.f.Name(), err)
@@ -341,18 +402,14 @@ func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), f
 					break
 				}
 				block(b)
-			case typeFlush:
-				stream, n := binary.Uvarint(hdr)
-				if n <= 0 {
-					why = "bad flush record"
+			case typeFlush, typeClose:
+				r := reader{p: hdr}
+				c := ChunkID{r.uvarint(), r.uvarint()}
+				if r.bad {
+					why = "bad record of a chunk"
 					break
 				}
-				chunk, m := binary.Uvarint(hdr[n:])
-				if m <= 0 {
-					why = "bad flush record"
-					break
-				}
-				flush(stream, chunk)
+				note(head[20], c)
 			case typeLink:
 			default:
 				why = "unknown record type " + strconv.Itoa(int(head[20]))
@@ -490,16 +547,45 @@ func (s *Store) rotate() error {
 func (s *Store) Sync() error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
+	err := s.syncNewest()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, old := range s.files {
+		if old.suspect && old.live > 0 && err == nil {
+			err = fmt.Errorf("blocks: %s: an earlier sync failed and %d of its blocks are not flushed", old.f.Name(), old.live)
+		}
+	}
+	return err
+}
+
+// Ensure makes the records at refs durable, with one sync for all who wait at
+// the same time. Refs to files whose sync failed are not durable; they are no
+// error here, since storing them elsewhere is what helps.
+func (s *Store) Ensure(refs ...Ref) error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.mu.Lock()
+	missing := false
+	for _, r := range refs {
+		if r.f == s.cur && !r.f.suspect && r.off+int64(r.len) > r.f.synced {
+			missing = true
+			break
+		}
+	}
+	s.mu.Unlock()
+	if !missing {
+		return nil
+	}
+	return s.syncNewest()
+}
+
+// syncNewest syncs the file that is appended to. Those before it were synced, or
+// never will be. Call with syncMu held.
+func (s *Store) syncNewest() error {
 	s.mu.Lock()
 	f, size := s.cur, int64(0)
 	if f != nil {
 		size = f.size
-	}
-	for _, old := range s.files {
-		if old.suspect && old.live > 0 {
-			s.mu.Unlock()
-			return fmt.Errorf("blocks: %s: an earlier sync failed and %d of its blocks are not flushed", old.f.Name(), old.live)
-		}
 	}
 	if f == nil || f.suspect || f.synced >= size {
 		s.mu.Unlock()
@@ -539,34 +625,104 @@ func (s *Store) Read(r Ref, dst []byte) ([]byte, error) {
 	return dst[:n+len(p)], nil
 }
 
-// Flushed records that a chunk and its index entry are stored for good, and
-// lets go of its blocks. On error the record is missing, which a restart
-// answers with an identical upload; the blocks are let go all the same.
-func (s *Store) Flushed(stream, chunk uint64, refs []Ref) error {
+// Symbols returns the symbols that the block at r was appended with.
+func (s *Store) Symbols(r Ref) ([]Symbol, error) {
+	b, err := s.header(r)
+	if err != nil {
+		return nil, err
+	}
+	return b.Symbols, nil
+}
+
+// header reads all of a block but its data.
+func (s *Store) header(r Ref) (*Block, error) {
+	start := r.start()
+	hdr := make([]byte, r.off-start)
+	if _, err := r.f.f.ReadAt(hdr, start); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("blocks: read %s: %w", r.f.f.Name(), err)
+	}
+	if crc32.Checksum(hdr[8:], castagnoli) != binary.LittleEndian.Uint32(hdr[4:]) {
+		return nil, &CorruptionError{r.f.f.Name(), start, "header checksum differs"}
+	}
+	b := &Block{Ref: r}
+	if err := b.decode(hdr[fixed:]); err != nil {
+		return nil, &CorruptionError{r.f.f.Name(), start, err.Error()}
+	}
+	return b, nil
+}
+
+// start returns the offset of the record.
+func (r Ref) start() int64 { return align(r.off+int64(r.len)) - r.rec }
+
+// CloseChunk records that nothing will be added to a chunk. The record is durable
+// when Ensure was called with what is returned.
+func (s *Store) CloseChunk(c ChunkID) (Ref, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err := s.append(typeFlush, func(b []byte) []byte {
-		return binary.AppendUvarint(binary.AppendUvarint(b, stream), chunk)
+	return s.note(typeClose, c)
+}
+
+func (s *Store) note(typ byte, c ChunkID) (Ref, error) {
+	return s.append(typ, func(b []byte) []byte {
+		return binary.AppendUvarint(binary.AppendUvarint(b, c.Stream), c.Chunk)
 	}, nil)
-	for _, r := range refs {
-		r.f.live--
-		r.f.liveSize -= r.rec
+}
+
+// Done is a chunk that is stored for good, with its index entry.
+type Done struct {
+	ChunkID
+	Refs []Ref // its blocks
+}
+
+// Flushed records durably that chunks are stored, with one sync, and lets go of
+// their blocks. On error records are missing, which a restart answers with
+// identical uploads; the blocks are let go all the same.
+func (s *Store) Flushed(chunks ...Done) error {
+	s.mu.Lock()
+	var err error
+	for _, c := range chunks {
+		if err == nil { // the others would fare no better
+			_, err = s.note(typeFlush, c.ChunkID)
+		}
+		for _, r := range c.Refs {
+			r.f.live--
+			r.f.liveSize -= r.rec
+		}
 	}
-	return err
+	s.mu.Unlock()
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	return errors.Join(err, s.syncNewest())
 }
 
 // Release deletes the oldest files as long as nothing in them is needed:
-// all their blocks are flushed, and the WAL, whose oldest record is oldestLSN,
-// has nothing that they cover.
+// all their blocks are flushed, durably on record, and the WAL, whose oldest
+// record is oldestLSN, has nothing that they cover.
 func (s *Store) Release(oldestLSN uint64) error {
+	dead := func(k int) bool { // call with s.mu held
+		f := s.files[k]
+		return (f != s.cur || s.broken) && f.live == 0 && f.maxLSN < oldestLSN
+	}
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.mu.Lock()
+	n := 0
+	for n < len(s.files) && dead(n) {
+		n++
+	}
+	s.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	// Were a record lost that a chunk is flushed, and a file with some of its
+	// blocks gone, what is left of it would be stored again as another chunk.
+	if err := s.syncNewest(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	removed := false
-	for len(s.files) > 0 {
+	for ; n > 0 && len(s.files) > 0 && dead(0); n-- {
 		f := s.files[0]
-		if f == s.cur && !s.broken || f.live > 0 || f.maxLSN >= oldestLSN {
-			break
-		}
 		if err := s.fs.Remove(s.path(f.seq)); err != nil {
 			return fmt.Errorf("blocks: remove: %w", err)
 		}
@@ -577,12 +733,9 @@ func (s *Store) Release(oldestLSN uint64) error {
 		if f == s.cur {
 			s.cur = nil
 		}
-		removed = true
 	}
-	if removed {
-		if err := s.fs.SyncDir(s.dir); err != nil {
-			return fmt.Errorf("blocks: sync %s: %w", s.dir, err)
-		}
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		return fmt.Errorf("blocks: sync %s: %w", s.dir, err)
 	}
 	return nil
 }
@@ -615,7 +768,7 @@ func (r Ref) InFile(seq uint64) bool { return r.f != nil && r.f.seq == seq }
 // It becomes durable with the next Sync; until the caller Drops one of the two,
 // both are counted.
 func (s *Store) Copy(r Ref) (Ref, error) {
-	start := align(r.off+int64(r.len)) - r.rec
+	start := r.start()
 	rec := make([]byte, r.rec)
 	if _, err := r.f.f.ReadAt(rec, start); err != nil {
 		return Ref{}, fmt.Errorf("blocks: read %s: %w", r.f.f.Name(), err)

@@ -35,6 +35,8 @@ func open(t testing.TB, fsys vfs.FS, dir string, size int64) (*Store, *Recovered
 	return s, rec
 }
 
+func done(b *Block) Done { return Done{ChunkID{b.Stream, b.Chunk}, []Ref{b.Ref}} }
+
 func same(t testing.TB, s *Store, got, want *Block) {
 	t.Helper()
 	data, err := s.Read(got.Ref, nil)
@@ -44,6 +46,12 @@ func same(t testing.TB, s *Store, got, want *Block) {
 	g, w := *got, *want
 	if !bytes.Equal(data, want.Data) {
 		t.Fatalf("data of %s differs", want.Labels)
+	}
+	if g.Symbols, err = s.Symbols(got.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if g.HasSymbols = false; got.HasSymbols && len(g.Symbols) == 0 {
+		t.Fatalf("%s lost its symbols", want.Labels)
 	}
 	g.Ref, w.Ref, g.Data, w.Data = Ref{}, Ref{}, nil, nil
 	if !reflect.DeepEqual(g, w) {
@@ -76,7 +84,7 @@ func TestRoundTripAndRelease(t *testing.T) {
 		same(t, s, b, all[n])
 	}
 	for n := range 20 {
-		if err := s.Flushed(rec.Blocks[n].Stream, rec.Blocks[n].Chunk, []Ref{rec.Blocks[n].Ref}); err != nil {
+		if err := s.Flushed(done(rec.Blocks[n])); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,7 +244,7 @@ func TestFailedSyncIsNotTrusted(t *testing.T) {
 	if c.Ref.f == b.Ref.f {
 		t.Fatal("appended to a file whose sync failed")
 	}
-	if err := s.Flushed(b.Stream, b.Chunk, []Ref{b.Ref}); err != nil {
+	if err := s.Flushed(done(b)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Sync(); err != nil {
@@ -300,7 +308,8 @@ func FuzzScan(f *testing.F) {
 	for n := range 3 {
 		s.Append(testBlock(n))
 	}
-	s.Flushed(1, 0, nil)
+	s.Flushed(Done{ChunkID: ChunkID{1, 0}})
+	s.CloseChunk(ChunkID{2, 1})
 	s.Close()
 	whole, err := os.ReadFile(s.path(1))
 	if err != nil {
@@ -325,4 +334,129 @@ func FuzzScan(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestClosedChunks notes chunks as closed and flushed; Open tells the ones that
+// are closed and not flushed, and gives no number twice.
+func TestClosedChunks(t *testing.T) {
+	mem := vfs.NewMem()
+	s, _ := open(t, mem, "/b", 1<<20)
+	for _, c := range []ChunkID{{1, 4}, {2, 0}} {
+		ref, err := s.CloseChunk(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Ensure(ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Flushed(Done{ChunkID: ChunkID{2, 0}}); err != nil {
+		t.Fatal(err)
+	}
+	// This one is not made durable.
+	if _, err := s.CloseChunk(ChunkID{3, 9}); err != nil {
+		t.Fatal(err)
+	}
+	_, rec := open(t, mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced), "/b", 1<<20)
+	if want := map[ChunkID]bool{{1, 4}: true}; !reflect.DeepEqual(rec.Closed, want) {
+		t.Fatalf("closed are %v, want %v", rec.Closed, want)
+	}
+	if want := map[uint64]uint64{1: 5, 2: 1}; !reflect.DeepEqual(rec.NextChunk, want) {
+		t.Fatalf("next numbers are %v, want %v", rec.NextChunk, want)
+	}
+}
+
+// TestEnsureSyncsOnce asks for what is durable already, and for what is not.
+func TestEnsureSyncsOnce(t *testing.T) {
+	syncs := 0
+	fsys := vfs.Fault(vfs.NewMem(), func(op vfs.Op, path string) error {
+		if op == vfs.OpDatasync {
+			syncs++
+		}
+		return nil
+	})
+	s, _ := open(t, fsys, "/b", 1<<20)
+	a, b := testBlock(0), testBlock(1)
+	for _, x := range []*Block{a, b} {
+		if err := s.Append(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if err := s.Ensure(a.Ref, b.Ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if syncs != 1 {
+		t.Fatalf("%d syncs, want 1", syncs)
+	}
+}
+
+// TestCopyAndCrash crashes after a block was copied on and before its original
+// went: it must come back once.
+func TestCopyAndCrash(t *testing.T) {
+	mem := vfs.NewMem()
+	s, _ := open(t, mem, "/b", 200)
+	a, b := testBlock(0), testBlock(1)
+	for _, x := range []*Block{a, b} {
+		if err := s.Append(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Copy(a.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	s, rec := open(t, mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced), "/b", 200)
+	if len(rec.Blocks) != 2 || len(rec.Covers) != 2 {
+		t.Fatalf("%d blocks and %d covers came back, want 2", len(rec.Blocks), len(rec.Covers))
+	}
+	same(t, s, rec.Blocks[0], b)
+	same(t, s, rec.Blocks[1], a)
+	if st := s.Stats(); st.Files < 2 || st.Live >= st.Bytes {
+		t.Fatalf("the original counts as needed: %+v", st)
+	}
+}
+
+// TestReleaseKeepsRecords deletes a file with a part of a flushed chunk: what
+// says that it is flushed has to be durable before.
+func TestReleaseKeepsRecords(t *testing.T) {
+	dirty, removed := false, 0
+	fsys := vfs.Fault(vfs.NewMem(), func(op vfs.Op, path string) error {
+		switch op {
+		case vfs.OpWrite:
+			dirty = true
+		case vfs.OpDatasync:
+			dirty = false
+		case vfs.OpRemove:
+			if removed++; dirty {
+				t.Errorf("%s is removed while records are not durable", path)
+			}
+		}
+		return nil
+	})
+	s, _ := open(t, fsys, "/b", 200)
+	var refs []Ref
+	for n := range 4 {
+		b := testBlock(n)
+		b.Stream, b.Chunk = 1, 0 // one chunk in many files
+		if err := s.Append(b); err != nil {
+			t.Fatal(err)
+		}
+		refs = append(refs, b.Ref)
+	}
+	if err := s.Flushed(Done{ChunkID{1, 0}, refs}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CloseChunk(ChunkID{2, 0}); err != nil { // the newest file is not synced again
+		t.Fatal(err)
+	}
+	if err := s.Release(1 << 40); err != nil {
+		t.Fatal(err)
+	}
+	if removed < 3 {
+		t.Fatalf("%d files removed", removed)
+	}
 }
