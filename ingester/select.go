@@ -3,15 +3,18 @@ package ingester
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
 // Select returns the streams of tenant that match and have entries in
 // [from, through), ns, with everything of them that is not stored yet, and what
 // was stored a moment ago. Blocks are read when they are loaded, also if they
-// have been flushed by then.
+// have been flushed by then. While the WAL is replayed the error is a
+// *push.Error.
 func (i *Ingester) Select(ctx context.Context, tenantID string, ms []*labels.Matcher, from, through int64) ([]chunk.Series, error) {
 	var out []chunk.Series
 	err := i.match(ctx, tenantID, ms, func(st *stream, ls labels.Labels) {
@@ -75,8 +78,13 @@ func (i *Ingester) LabelSets(ctx context.Context, tenantID string, ms []*labels.
 	return out, err
 }
 
-// match calls fn for every stream of the tenant whose labels match.
+// match calls fn for every stream of the tenant whose labels match. It is an
+// error while the WAL is replayed: what is not read yet would be missing, and
+// nobody could tell.
 func (i *Ingester) match(ctx context.Context, tenantID string, ms []*labels.Matcher, fn func(*stream, labels.Labels)) error {
+	if state(i.state.Load()) == stateJoining {
+		return &push.Error{Reason: push.Replaying, Msg: "replaying the WAL", RetryAfter: time.Second}
+	}
 	i.tenantsMu.RLock()
 	tn := i.tenants[tenantID]
 	i.tenantsMu.RUnlock()
