@@ -267,9 +267,9 @@ func mutates(method, key string) bool {
 	return (method == "PUT" || method == "DELETE") && !strings.HasPrefix(key, "loki-go/check-")
 }
 
-// metric returns the sum of a metric's series whose labels contain all of
+// metricSum returns the sum of a metric's series whose labels contain all of
 // having.
-func metric(t *testing.T, s *testkit.Server, name string, having ...string) float64 {
+func metricSum(t *testing.T, s *testkit.Server, name string, having ...string) float64 {
 	t.Helper()
 	text, err := s.Client("").Get(t.Context(), "/metrics")
 	if err != nil {
