@@ -23,3 +23,6 @@ fi
 [ -x "$dir/syslog-ng/usr/sbin/syslog-ng" ] || sh plugins/syslog/testdata/clients.sh "$dir"
 
 [ -d "$dir/node_modules/@fluent-org/logger" ] || npm install --silent --no-audit --no-fund --prefix "$dir" @fluent-org/logger@1.0.10
+
+# An emulator of Azure Blob Storage. Later versions need more than Debian's Node.js.
+[ -d "$dir/node_modules/azurite" ] || npm install --silent --no-audit --no-fund --prefix "$dir" azurite@3.35.0

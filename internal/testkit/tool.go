@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -11,13 +12,15 @@ import (
 	"time"
 )
 
-// StartTool starts a server of others and returns when url answers, whatever it
-// says. The server ends with the test, in a folder of its own.
-func StartTool(t testing.TB, url, program string, args ...string) {
+// StartTool starts a server of others, with env added to the environment, and
+// returns when client gets an answer from url, whatever it says. The server
+// ends with the test, in a folder of its own.
+func StartTool(t testing.TB, client *http.Client, url string, env []string, program string, args ...string) {
 	t.Helper()
 	var out log
 	cmd := exec.Command(program, args...)
 	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// It must not outlive a test binary that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -43,7 +46,7 @@ func StartTool(t testing.TB, url, program string, args ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
+		if resp, err := client.Do(req); err == nil {
 			resp.Body.Close()
 			return
 		}

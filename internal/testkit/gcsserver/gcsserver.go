@@ -31,7 +31,7 @@ func New(t testing.TB, buckets ...string) *Server {
 	}
 	port := testkit.FreePort(t)
 	s := &Server{t: t, URL: fmt.Sprintf("http://127.0.0.1:%d", port)}
-	testkit.StartTool(t, s.URL+"/_internal/healthcheck", filepath.Join(tools, "fake-gcs-server"),
+	testkit.StartTool(t, http.DefaultClient, s.URL+"/_internal/healthcheck", nil, filepath.Join(tools, "fake-gcs-server"),
 		"-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", strconv.Itoa(port), "-public-host", strings.TrimPrefix(s.URL, "http://"))
 	for _, b := range buckets {
 		s.MakeBucket(b)
