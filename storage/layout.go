@@ -77,6 +77,15 @@ func ParseIndexKey(key string) (IndexFile, error) {
 	return f, nil
 }
 
+// ParseIndexInfo returns what the key of a tenant's index file says of the
+// file, false if it does not.
+func ParseIndexInfo(key string) (index.Info, bool) {
+	from, through, ok := tenantFileBounds(key)
+	name := strings.TrimSuffix(strings.TrimSuffix(key, gzipSuffix), plainSuffix)
+	sum, err := strconv.ParseUint(name[strings.LastIndexByte(name, '-')+1:], 16, 32)
+	return index.Info{From: from, Through: through, Checksum: uint32(sum)}, ok && err == nil
+}
+
 // PackIndex makes the object of an index file.
 func PackIndex(file []byte) ([]byte, error) { return compress(file) }
 
