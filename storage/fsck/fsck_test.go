@@ -794,6 +794,82 @@ func besideOthers(t *testing.T, round int) {
 	}
 }
 
+// TestChanges: what happens between two requests of a check makes no finding,
+// though no chunk is taken for recent.
+func TestChanges(t *testing.T) {
+	for name, f := range map[string]struct {
+		on string // a request, of which the first is meant
+		do func(s *site, key string)
+	}{
+		"a flush after the index was read": {"list a/", func(s *site, _ string) {
+			one, _ := s.chunk(s.bucket, "a", `{app="late"}`, midnight, 4)
+			s.index("a", one)
+		}},
+		"a merge while the index is read": {"get index/", func(s *site, _ string) {
+			var sources []index.Source
+			keys := s.indexKeys()
+			for _, k := range keys {
+				r, err := storage.UnpackIndex(k, s.get(k))
+				if err != nil {
+					t.Fatal(err)
+				}
+				sources = append(sources, index.Source{Reader: r})
+			}
+			file, info, err := index.Merge(nil, sources, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			packed, err := storage.PackIndex(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.put(storage.TenantIndexKey(storage.TableOf(midnight.UnixMilli()), "a", time.Now().UnixNano(), info), packed)
+			for _, k := range keys {
+				s.delete(k)
+			}
+		}},
+		"a chunk that expires after the index was read": {"list a/", func(s *site, _ string) {
+			s.delete(s.indexKeys()[0])
+			s.delete(s.first)
+		}},
+		"a chunk that expires after it was listed": {"get a/", func(s *site, _ string) {
+			s.delete(s.indexKeys()[0])
+			s.delete(s.first)
+		}},
+		"a chunk that expires while what is missing is looked for": {"stat index/", func(s *site, _ string) {
+			s.delete(s.indexKeys()[0])
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, false)
+			for i := range 3 {
+				one, k := s.chunk(s.bucket, "a", fmt.Sprintf(`{app="%d"}`, i), midnight.Add(time.Hour), 4)
+				s.index("a", one)
+				if i == 0 {
+					s.first = k.String()
+				}
+			}
+			if strings.HasPrefix(f.on, "stat") {
+				s.delete(s.first)
+			}
+			done := false
+			b := &hooked{s.bucket, func(op, key string) {
+				if !done && strings.HasPrefix(op+" "+key, f.on) {
+					done = true
+					f.do(s, key)
+				}
+			}}
+			cfg := testConfig()
+			cfg.Concurrency = 1
+			found, _, err := s.run(b, cfg)
+			if err != nil || !done {
+				t.Fatal(done, err)
+			}
+			wantFindings(t, name, found)
+		})
+	}
+}
+
 // TestErrors: what cannot be read is an error, not a finding.
 func TestErrors(t *testing.T) {
 	s := fill(t, false)

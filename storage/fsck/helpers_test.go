@@ -36,6 +36,7 @@ type site struct {
 	mu       sync.Mutex
 	lines    map[string][]string // by tenant
 	n        int
+	first    string // key of a chunk
 }
 
 func newSite(t testing.TB, fileKeys bool) *site {
@@ -430,4 +431,25 @@ func (f *failing) Stat(ctx context.Context, key string) (objstore.Info, error) {
 		return objstore.Info{}, err
 	}
 	return f.Bucket.Stat(ctx, key)
+}
+
+// hooked is a bucket in which something happens before requests.
+type hooked struct {
+	objstore.Bucket
+	before func(op, key string)
+}
+
+func (h *hooked) Get(ctx context.Context, key string) ([]byte, error) {
+	h.before("get", key)
+	return h.Bucket.Get(ctx, key)
+}
+
+func (h *hooked) List(ctx context.Context, prefix string, recursive bool) ([]string, error) {
+	h.before("list", prefix)
+	return h.Bucket.List(ctx, prefix, recursive)
+}
+
+func (h *hooked) Stat(ctx context.Context, key string) (objstore.Info, error) {
+	h.before("stat", key)
+	return h.Bucket.Stat(ctx, key)
 }
