@@ -48,6 +48,7 @@ type Workload struct {
 	Senders []Sender
 	Lines   int           // per batch; 20 if 0
 	Pause   time.Duration // between batches; none if 0
+	Pad     int           // random letters at the end of each line, which hardly compress
 
 	acked   atomic.Int64 // batches
 	retries atomic.Int64
@@ -66,6 +67,8 @@ type fate struct {
 
 // Selector selects all that workloads send.
 const Selector = `{workload="chaos"}`
+
+const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"
 
 // streamsPerBatch is small so that several connections meet in one stream.
 const streamsPerBatch = 3
@@ -154,6 +157,9 @@ func (w *Workload) batch(conn int, batch uint64, rng *rand.Rand, gen *loglines.G
 		// for those of a coarse clock), and close to each other.
 		ts := w.last.Add(2+2*rng.Int64N(50_000)) | 1
 		line := gen.AppendLine([]byte(fmt.Sprintf("c%d b%d i%d ", conn, batch, i)), conn, ts)
+		for range w.Pad {
+			line = append(line, letters[rng.IntN(len(letters))])
+		}
 		s.Entries = append(s.Entries, Entry{TS: ts, Line: string(line)})
 	}
 	full := streams[:0]
