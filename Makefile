@@ -24,9 +24,9 @@ test:
 	$(GO) test -race -timeout 5m ./...
 
 # Stock Loki and logcli, which tests compare with, an S3 service, an emulator of
-# Google Cloud Storage, and clients of OpenTelemetry. The first build takes
-# minutes and 7 GB of module and build cache.
-tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw bin/tools/fake-gcs-server bin/tools/otelsdk bin/tools/otelcollector
+# Google Cloud Storage, Consul, and clients of OpenTelemetry. The first build
+# takes minutes and 9 GB of module and build cache.
+tools: bin/tools/loki bin/tools/logcli bin/tools/versitygw bin/tools/fake-gcs-server bin/tools/consul bin/tools/otelsdk bin/tools/otelcollector
 
 bin/tools/loki bin/tools/logcli &: tools/loki/go.mod tools/loki/go.sum
 	mkdir -p bin/tools
@@ -43,6 +43,11 @@ bin/tools/fake-gcs-server: tools/gcs/go.mod tools/gcs/go.sum
 	cd tools/gcs && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/fsouza/fake-gcs-server
 	touch bin/tools/fake-gcs-server
 
+bin/tools/consul: tools/consul/go.mod tools/consul/go.sum
+	mkdir -p bin/tools
+	cd tools/consul && $(GO) build -ldflags '-s -w' -o ../../bin/tools/ github.com/hashicorp/consul
+	touch bin/tools/consul
+
 bin/tools/otelsdk bin/tools/otelcollector &: $(wildcard tools/otelclient/*/*.go) tools/otelclient/go.mod tools/otelclient/go.sum
 	mkdir -p bin/tools
 	cd tools/otelclient && $(GO) build -ldflags '-s -w' -o ../../bin/tools/otelsdk ./sdk
@@ -57,7 +62,7 @@ clients:
 # With FLUENT_BIT (and FLUENTD) naming their programs these are run, too.
 integration: tools clients build
 	LOKI_GO_TOOLS=$(CURDIR)/bin/tools NODE_PATH=$(CURDIR)/bin/tools/node_modules \
-		$(GO) test -count=1 -timeout 20m -tags integration ./test/... ./plugins/... ./storage/...
+		$(GO) test -count=1 -timeout 20m -tags integration ./test/... ./plugins/... ./storage/... ./ring/...
 
 # Kill the process 20 times under load, over and over until it fails or ROUNDS
 # are done.

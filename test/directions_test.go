@@ -61,7 +61,7 @@ var directions = []struct {
 	{"internal/warn", nil},
 	{"internal/vfs", []string{"internal/vfs"}},
 	{"internal/config", nil},
-	{"ring", append(leaves, "proto")},
+	{"ring", append(leaves, "proto", "ring")},
 	{"plugins/mapping/explain", append(leaves, "proto", "plugins")},
 	{"plugins/mapping", append(leaves, "proto")},
 	{"plugins/fluentbit", append(leaves, "proto", "plugins/mapping", "plugins/msgpack", "plugins/grpcpush/pushclient", "plugins/fluentbit")},
