@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,11 +18,15 @@ import (
 type subcommand struct {
 	name, help string
 	run        func(args []string, getenv config.Getenv, stdin io.Reader, stdout io.Writer) error
+	// tool is run instead, if there is no run, and returns the exit code. It
+	// ends with ctx.
+	tool func(ctx context.Context, args []string, getenv config.Getenv, stdout, stderr io.Writer) int
 }
 
 var subcommands = []subcommand{
-	{"explain", "show what records on standard input would become; -help has its flags", explainRecords},
-	{"hash-password", "print the hash of a password on standard input, for auth.users-file", hashPassword},
+	{name: "explain", help: "show what records on standard input would become; -help has its flags", run: explainRecords},
+	{name: "hash-password", help: "print the hash of a password on standard input, for auth.users-file", run: hashPassword},
+	{name: "fsck", help: "look for chunks without index, index without chunks, and damage in the object store, and mend it; -help has its flags", tool: fsckBucket},
 }
 
 // explainFlags are those of explain beside all settings of the server.

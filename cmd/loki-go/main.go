@@ -135,6 +135,9 @@ environment.
 func run(ctx context.Context, args []string, getenv config.Getenv, stdin io.Reader, stdout, stderr io.Writer) int {
 	for _, c := range subcommands {
 		if len(args) > 0 && args[0] == c.name {
+			if c.run == nil {
+				return c.tool(ctx, args[1:], getenv, stdout, stderr)
+			}
 			if err := c.run(args[1:], getenv, stdin, stdout); err != nil {
 				return fail(stderr, err)
 			}
@@ -170,9 +173,11 @@ func run(ctx context.Context, args []string, getenv config.Getenv, stdin io.Read
 	return 0
 }
 
-func fail(stderr io.Writer, err error) int {
+func fail(stderr io.Writer, err error) int { return failWith(stderr, 1, err) }
+
+func failWith(stderr io.Writer, code int, err error) int {
 	fmt.Fprintln(stderr, "loki-go:", err)
-	return 1
+	return code
 }
 
 func verify(errs []error, stdout, stderr io.Writer) int {

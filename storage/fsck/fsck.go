@@ -83,13 +83,13 @@ func New(cfg Config, d Deps) *Checker {
 
 // Progress is how far a run is.
 type Progress struct {
-	Phase               string
-	IndexFiles          int64 // read, some of them more than once
-	Chunks, ChunkBytes  int64 // looked at, and read
-	Findings            int64
-	ListingsAtMost      int64 // in memory at a time
-	ChunkNamesAtMost    int64 // of streams that have fewer chunks
-	ConcurrentObjectsIn int
+	Phase              string
+	IndexFiles         int64 // read, some of them more than once
+	Chunks, ChunkBytes int64 // looked at, and read
+	Findings           int64
+	ListingsAtMost     int64 // in memory at a time
+	ChunkNamesAtMost   int64 // of streams that have fewer chunks
+	ObjectsAtMost      int   // chunks, and index files
 }
 
 // Progress may be called at any time.
@@ -97,7 +97,7 @@ func (c *Checker) Progress() Progress {
 	return Progress{
 		Phase: *c.phase.Load(), IndexFiles: c.files.Load(), Chunks: c.chunks.Load(), ChunkBytes: c.bytes.Load(),
 		Findings: c.findings.Load(), ListingsAtMost: c.maxListings(),
-		ChunkNamesAtMost: int64(c.cfg.Concurrency) * maxGroup, ConcurrentObjectsIn: c.cfg.Concurrency,
+		ChunkNamesAtMost: int64(c.cfg.Concurrency) * maxGroup, ObjectsAtMost: c.cfg.Concurrency,
 	}
 }
 

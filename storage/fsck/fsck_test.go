@@ -73,7 +73,7 @@ func TestDamagedChunks(t *testing.T) {
 	other, _ := s.chunk(s.bucket, "a", `{app="y"}`, midnight, 5)
 	s.index("a", series, other)
 	object := s.get(key.String())
-	for what, b := range damages(object, 1) {
+	for what, b := range damages(object, 4) {
 		s.put(key.String(), b)
 		found, _ := s.check(testConfig())
 		wantFindings(t, what, found, "damaged-chunk "+key.String())
@@ -125,7 +125,7 @@ func TestDamagedIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	harmless := 0
-	for what, b := range damages(object, 3) {
+	for what, b := range damages(object, 9) {
 		for _, k := range s.indexKeys() {
 			if strings.Contains(k, "/a/") {
 				s.delete(k)
@@ -694,9 +694,9 @@ func indexed(t *testing.T, s *site, tenant string) (out []string) {
 // deletes what has expired, and a writer that puts chunks and lists them later,
 // in random order: nothing is found, nothing that is kept is lost.
 func TestBesideOthers(t *testing.T) {
-	rounds := 4
+	rounds := 2
 	if testing.Short() {
-		rounds = 2
+		rounds = 1
 	}
 	for round := range rounds {
 		synctest.Test(t, func(t *testing.T) { besideOthers(t, round) })
@@ -763,7 +763,7 @@ func besideOthers(t *testing.T, round int) {
 	})
 	time.Sleep(time.Minute)
 	kinds := map[Kind]int{}
-	for i := range 30 {
+	for i := range 20 {
 		cfg := testConfig()
 		cfg.Grace, cfg.Quick, cfg.Repair = 10*time.Minute, i%3 == 1, i%2 == 1
 		if i%5 == 4 {
