@@ -97,11 +97,11 @@ func mergeAll(b *testing.B, files, n int) {
 				b.Fatal(len(all), err)
 			}
 			j := job{day: day, tenant: "a", files: all, listed: w.clock()}
-			file, info, _, err := r.merge(b.Context(), j)
+			file, _, err := r.merge(b.Context(), j)
 			if err != nil {
 				b.Fatal(err)
 			}
-			made, err := r.put(b.Context(), &j, file, info)
+			made, err := r.put(b.Context(), &j, file)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"runtime"
 	"slices"
@@ -42,7 +43,7 @@ func (r *run) tenant(ctx context.Context, j job) error {
 	if !merging && !check {
 		return nil
 	}
-	file, info, expired, err := r.merge(ctx, j)
+	made, expired, err := r.merge(ctx, j)
 	if err != nil {
 		return err
 	}
@@ -50,18 +51,18 @@ func (r *run) tenant(ctx context.Context, j job) error {
 		r.settle(j, policy, j.files[0].Key)
 		return nil
 	}
-	m := superseded{Sources: j.files.keys(), Expired: file == nil}
-	if file != nil {
-		made, err := r.put(ctx, &j, file, info)
+	m := superseded{Sources: j.files.keys(), Expired: made == nil}
+	if made != nil {
+		file, err := r.put(ctx, &j, made)
 		if err != nil {
 			return err
 		}
-		m.Covers = []string{made.Key}
+		m.Covers = []string{file.Key}
 	}
 	if err := r.supersede(ctx, j.day, m); err != nil {
 		return err
 	}
-	if file != nil && check {
+	if made != nil && check {
 		r.settle(j, policy, m.Covers[0])
 	}
 	r.expired += expired
@@ -97,41 +98,44 @@ func (r *run) settle(j job, p Policy, file string) {
 // merge returns one index file with what those of j list, without what has
 // expired, or nil if that is all. The expired chunks are on record before it
 // returns.
-func (r *run) merge(ctx context.Context, j job) (file []byte, info index.Info, expired int, err error) {
+func (r *run) merge(ctx context.Context, j job) (made *merged, expired int, err error) {
 	var drop *dropper
 	m := merger{limit: int64(r.cfg.MaxMemory)}
 	if j.judge != nil {
 		drop = &dropper{run: r, tenant: j.tenant, judge: j.judge}
 		m.keep = j.judge.keep
 	}
-	err = r.each(ctx, j.files.keys(), m.room, func(rd *index.Reader, buf []byte) error {
-		s := index.Source{Reader: rd}
+	err = r.each(ctx, j.files.keys(), func(key string, object []byte) error {
+		st, err := storage.StreamIndex(key, object)
+		if err != nil {
+			return err
+		}
 		if drop != nil {
-			if err := drop.scan(ctx, s); err != nil {
+			if err := drop.scan(ctx, index.Source{Stream: st}); err != nil {
 				return err
 			}
 		}
-		return m.add(s, buf)
+		return m.add(st, object)
 	})
 	if err != nil {
-		return nil, info, 0, err
+		return nil, 0, err
 	}
 	if drop != nil {
 		if err := drop.flush(ctx); err != nil {
-			return nil, info, 0, err
+			return nil, 0, err
 		}
 		expired = drop.n
 		if expired == 0 && len(j.files) == 1 {
-			return nil, info, 0, nil
+			return nil, 0, nil
 		}
 	}
-	file, info, err = m.finish()
-	return file, info, expired, err
+	made, err = m.finish()
+	return made, expired, err
 }
 
-// each calls f for index files, of which some are fetched at a time. Readers
-// refer to the buffer that comes with them: one that room gave, or another.
-func (r *run) each(ctx context.Context, keys []string, room func() []byte, f func(rd *index.Reader, buf []byte) error) error {
+// each calls f for the objects of index files, of which some are fetched at a
+// time.
+func (r *run) each(ctx context.Context, keys []string, f func(key string, object []byte) error) error {
 	window := 1 // until it is known how large they are
 	for len(keys) > 0 {
 		some := keys[:min(window, len(keys))]
@@ -143,18 +147,10 @@ func (r *run) each(ctx context.Context, keys []string, room func() []byte, f fun
 		size := 0
 		for i, key := range some {
 			size += len(objects[i])
-			buf, err := storage.UnpackIndexTo(room(), key, objects[i])
-			objects[i] = nil
-			var rd *index.Reader
-			if err == nil {
-				rd, err = index.NewReader(buf)
-			}
-			if err == nil {
-				err = f(rd, buf)
-			}
-			if err != nil {
+			if err := f(key, objects[i]); err != nil {
 				return fmt.Errorf("%s: %w", key, err)
 			}
+			objects[i] = nil
 		}
 		// Large objects wait in small numbers.
 		average := int64(size/len(some)) + 1
@@ -178,13 +174,13 @@ func (r *run) fetch(ctx context.Context, keys []string) ([][]byte, error) {
 }
 
 // open fetches an index file.
-func (c *Compactor) open(ctx context.Context, key string) (*index.Reader, error) {
+func (c *Compactor) open(ctx context.Context, key string) (*index.Stream, error) {
 	object, err := c.bucket.Get(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	c.m.bytesRead.Add(float64(len(object)))
-	return storage.UnpackIndex(key, object)
+	return storage.StreamIndex(key, object)
 }
 
 // muchMemory is from where what is left of fetching is collected before a
@@ -192,109 +188,110 @@ func (c *Compactor) open(ctx context.Context, key string) (*index.Reader, error)
 // the memory may be in use before it is collected by itself.
 const muchMemory = 64 << 20
 
-// merger merges files as they come, so that not many more than limit bytes of
-// them and the result so far are in memory. It uses its memory again.
+// merged is a new index file.
+type merged struct {
+	object []byte // compressed
+	info   index.Info
+	series int
+}
+
+// mergedKey is a key that says that an object is compressed.
+const mergedKey = "merged.tsdb.gz"
+
+// merger merges files as they come, so that about limit bytes of them and the
+// result are in memory.
 type merger struct {
-	limit  int64
-	keep   index.Keep
-	batch  []index.Source
-	bufs   [][]byte // of the batch
-	free   [][]byte
-	size   int64
-	result *index.Reader // of batches before
-	buf    [2][]byte     // that of the result, and the other
+	limit   int64
+	keep    index.Keep
+	batch   []index.Source
+	size    int64   // of the batch in memory
+	objects int     // bytes of its objects
+	result  *merged // of batches before; it is in the batch
 }
 
-// room returns a buffer for the next file, which may be nil.
-func (m *merger) room() []byte {
-	if len(m.free) == 0 {
+// add takes a file.
+func (m *merger) add(st *index.Stream, object []byte) error {
+	m.batch = append(m.batch, index.Source{Stream: st})
+	m.size += int64(st.Size() + len(object))
+	m.objects += len(object)
+	if m.size < m.limit || len(m.batch) < 2 {
 		return nil
 	}
-	b := m.free[len(m.free)-1]
-	m.free = m.free[:len(m.free)-1]
-	return b
-}
-
-// add takes a file, whose memory is the merger's from then on.
-func (m *merger) add(s index.Source, buf []byte) error {
-	m.batch, m.bufs = append(m.batch, s), append(m.bufs, buf)
-	m.size += int64(s.Reader.Size())
-	if m.size < m.limit || len(m.batch) < 2 && m.result == nil {
-		return nil
-	}
-	file, _, err := m.merge()
-	if err != nil || file == nil {
+	made, err := m.merge()
+	if err != nil || made == nil {
 		return err
 	}
-	m.result, err = index.NewReader(file)
-	return err
+	if st, err = storage.StreamIndex(mergedKey, made.object); err != nil {
+		return fmt.Errorf("check the merged file: %w", err)
+	}
+	m.result = made
+	m.batch = append(m.batch, index.Source{Stream: st})
+	m.size, m.objects = int64(st.Size()+len(made.object)), len(made.object)
+	return nil
 }
 
-// merge returns what was added, or nil if nothing is left of it.
-func (m *merger) merge() ([]byte, index.Info, error) {
-	sources := m.batch
-	if m.result != nil {
-		sources = append(sources, index.Source{Reader: m.result})
-	}
+// merge returns what was added, or nil if nothing is left of it, and lets go of
+// it.
+func (m *merger) merge() (*merged, error) {
 	if m.size > muchMemory {
 		runtime.GC()
 	}
-	file, info, err := index.Merge(m.buf[1][:0], sources, m.keep)
-	clear(sources)
-	m.free = append(m.free, m.bufs...)
-	m.batch, m.bufs, m.size, m.result = m.batch[:0], m.bufs[:0], 0, nil
+	made, err := mergeSources(m.batch, m.keep, m.objects)
+	clear(m.batch)
+	m.batch, m.size, m.objects, m.result = m.batch[:0], 0, 0, nil
 	if errors.Is(err, index.ErrNoSeries) {
-		return nil, info, nil
+		return nil, nil
 	}
-	m.buf[1], m.buf[0] = m.buf[0], file
-	return file, info, err
+	return made, err
 }
 
-// finish is the last merge; it lets go of all memory but the result's.
-func (m *merger) finish() ([]byte, index.Info, error) {
-	if len(m.batch) == 0 && m.result != nil {
-		file, info := m.buf[0], m.result.Info()
-		*m = merger{}
-		return file, info, nil
+// mergeSources merges sources to an object of about size bytes.
+func mergeSources(sources []index.Source, keep index.Keep, size int) (*merged, error) {
+	made := &merged{}
+	var err error
+	made.object, err = storage.PackIndexTo(make([]byte, 0, size), func(w io.Writer) (err error) {
+		made.info, made.series, err = index.MergeTo(w, sources, keep)
+		return err
+	})
+	return made, err
+}
+
+// finish is the last merge.
+func (m *merger) finish() (*merged, error) {
+	if m.result != nil && len(m.batch) == 1 {
+		return m.result, nil
 	}
-	file, info, err := m.merge()
-	*m = merger{}
-	return file, info, err
+	return m.merge()
 }
 
 // put stores a file and returns what it is called.
-func (r *run) put(ctx context.Context, j *job, file []byte, info index.Info) (storage.IndexFile, error) {
-	rd, err := index.NewReader(file)
+func (r *run) put(ctx context.Context, j *job, made *merged) (storage.IndexFile, error) {
+	st, err := storage.StreamIndex(mergedKey, made.object)
+	if err == nil {
+		err = st.Check()
+	}
 	if err != nil {
 		return storage.IndexFile{}, fmt.Errorf("check the merged file: %w", err)
-	}
-	series, err := index.Source{Reader: rd}.NumSeries()
-	if err != nil {
-		return storage.IndexFile{}, fmt.Errorf("check the merged file: %w", err)
-	}
-	packed, err := storage.PackIndex(file)
-	if err != nil {
-		return storage.IndexFile{}, err
 	}
 	number, err := r.number(j.files)
 	if err != nil {
 		return storage.IndexFile{}, err
 	}
-	made, err := storage.ParseIndexKey(storage.TenantIndexKey(j.day, j.tenant, number, info))
+	file, err := storage.ParseIndexKey(storage.TenantIndexKey(j.day, j.tenant, number, made.info))
 	if err != nil {
 		return storage.IndexFile{}, err
 	}
 	if err := r.stillThere(ctx, j); err != nil {
 		return storage.IndexFile{}, err
 	}
-	if err := r.bucket.Put(ctx, made.Key, packed); err != nil {
+	if err := r.bucket.Put(ctx, file.Key, made.object); err != nil {
 		return storage.IndexFile{}, err
 	}
 	r.written++
 	r.m.merges.Inc()
-	r.m.series.Add(float64(series))
-	r.m.bytesWritten.Add(float64(len(packed)))
-	return made, nil
+	r.m.series.Add(float64(made.series))
+	r.m.bytesWritten.Add(float64(len(made.object)))
+	return file, nil
 }
 
 // stillThere returns an error if files of j are gone. Then chunks that only they
@@ -351,8 +348,12 @@ func (r *run) split(ctx context.Context, day int64, shared files, listed time.Ti
 		return err
 	}
 	n := 0
-	none := func() []byte { return nil }
-	err := r.each(ctx, shared.keys(), none, func(rd *index.Reader, _ []byte) error {
+	err := r.each(ctx, shared.keys(), func(key string, object []byte) error {
+		// Not as a stream, which would be read once for each tenant.
+		rd, err := storage.UnpackIndex(key, object)
+		if err != nil {
+			return err
+		}
 		batch = append(batch, index.Source{Reader: rd})
 		size += int64(rd.Size())
 		n++
@@ -373,17 +374,16 @@ func (r *run) splitBatch(ctx context.Context, j job, batch []index.Source) (file
 		return nil, err
 	}
 	var made files
-	var buf []byte
 	for _, tenant := range tenants {
 		for i := range batch {
 			batch[i].Only = labels.Label{Name: storage.TenantLabel, Value: tenant}
 		}
-		file, info, err := index.Merge(buf[:0], batch, nil)
+		one, err := mergeSources(batch, nil, 0)
 		if err != nil {
 			return made, err
 		}
-		buf, j.tenant = file, tenant
-		f, err := r.put(ctx, &j, file, info)
+		j.tenant = tenant
+		f, err := r.put(ctx, &j, one)
 		if err != nil {
 			return made, err
 		}

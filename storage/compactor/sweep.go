@@ -246,11 +246,11 @@ func (r *run) findInTable(ctx context.Context, day int64, tenant string, chunks 
 		if f.Tenant != "" && f.Tenant != tenant {
 			continue
 		}
-		rd, err := r.open(ctx, f.Key)
+		st, err := r.open(ctx, f.Key)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Key, err)
 		}
-		s := index.Source{Reader: rd}
+		s := index.Source{Stream: st}
 		if f.Tenant == "" {
 			s.Only = labels.Label{Name: storage.TenantLabel, Value: tenant}
 		}

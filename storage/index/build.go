@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math"
 	"slices"
 
@@ -48,6 +49,9 @@ type builder struct {
 	order  []int32 // of the series in the file
 	start  int     // of the file in buf
 	buf    []byte
+	sink   io.Writer // gets what is done, if not nil
+	spilt  int       // bytes that it got
+	err    error     // its first
 	toc    [9]uint64
 	info   Info
 
@@ -148,7 +152,23 @@ func (b *builder) collectSymbols() {
 	b.symbols = sorted
 }
 
-func (b *builder) offset() int { return len(b.buf) - b.start }
+func (b *builder) offset() int { return b.spilt + len(b.buf) - b.start }
+
+// spillSize is how much is given to the sink at a time.
+const spillSize = 256 << 10
+
+// spill gives what is in buf to the sink, if that is more than a number of
+// bytes. No section may be open.
+func (b *builder) spill(most int) {
+	if b.sink == nil || len(b.buf) <= most {
+		return
+	}
+	if b.err == nil {
+		_, b.err = b.sink.Write(b.buf)
+	}
+	b.spilt += len(b.buf)
+	b.buf = b.buf[:0]
+}
 
 func (b *builder) pad(n int) {
 	for b.offset()%n != 0 {
@@ -165,6 +185,7 @@ func (b *builder) open() (at int) { b.be32(0); return len(b.buf) }
 func (b *builder) close(at int) {
 	binary.BigEndian.PutUint32(b.buf[at-4:], uint32(len(b.buf)-at))
 	b.crc(at)
+	b.spill(spillSize)
 }
 func (b *builder) mark(toc int)         { b.toc[toc] = uint64(b.offset()) }
 func (b *builder) text(i uint32) string { return b.symbols[i] }
@@ -195,6 +216,11 @@ func (b *builder) header() {
 
 func (b *builder) writeSymbols() {
 	b.mark(tocSymbols)
+	size := 16
+	for _, s := range b.symbols {
+		size += len(s) + binary.MaxVarintLen32
+	}
+	b.buf = slices.Grow(b.buf, size)
 	at := b.open()
 	b.be32(uint32(len(b.symbols)))
 	for _, s := range b.symbols {
@@ -255,7 +281,8 @@ func (b *builder) add(fp uint64, ids []uint32, chunks []ChunkMeta) error {
 	at := len(b.buf)
 	b.buf = append(b.buf, body...)
 	b.crc(at)
-	return nil
+	b.spill(spillSize)
+	return b.err
 }
 
 func (b *builder) endSeries() {

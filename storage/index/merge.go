@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 
@@ -13,9 +14,11 @@ import (
 var ErrNoSeries = errors.New("index: no series")
 
 // Source is what Merge and Each read: a file, or the part of it that has one
-// label.
+// label. The file is either in memory or a stream; a part of a stream takes as
+// long to read as all of it.
 type Source struct {
 	Reader *Reader
+	Stream *Stream
 	// Only, if it has a name, is the label that series must have. It is left
 	// out of what is given on.
 	Only labels.Label
@@ -23,9 +26,18 @@ type Source struct {
 
 // NumSeries returns the number of series of s.
 func (s Source) NumSeries() (int, error) {
-	c := cursor{r: s.Reader, only: s.Only}
-	err := c.open()
-	return c.refs.len(), err
+	c, err := s.cursor()
+	if err != nil || c.stream == nil {
+		return c.refs.len(), err
+	}
+	if err := c.rewind(); err != nil {
+		return 0, err
+	}
+	for n := 0; ; n++ {
+		if ok, err := c.next(); !ok || err != nil {
+			return n, err
+		}
+	}
 }
 
 // Keep decides which chunks of a series stay: it returns chunks or a part of
@@ -36,8 +48,11 @@ type Keep func(ls labels.Labels, fp uint64, chunks []ChunkMeta) []ChunkMeta
 // Each calls f for every series, in order of the fingerprint, until it returns
 // an error. What f is called with is valid during the call.
 func (s Source) Each(f func(ls labels.Labels, fp uint64, chunks []ChunkMeta) error) error {
-	c := cursor{r: s.Reader, only: s.Only}
-	if err := c.open(); err != nil {
+	c, err := s.cursor()
+	if err != nil {
+		return err
+	}
+	if err := c.rewind(); err != nil {
 		return err
 	}
 	var ids []uint32
@@ -69,15 +84,29 @@ func (s Source) Each(f func(ls labels.Labels, fp uint64, chunks []ChunkMeta) err
 // series are never in memory together. If nothing is left it returns
 // ErrNoSeries.
 func Merge(dst []byte, sources []Source, keep Keep) ([]byte, Info, error) {
-	m := merge{keep: keep}
-	file, info, err := m.run(dst, sources)
-	if err != nil && !errors.Is(err, ErrNoSeries) {
-		err = fmt.Errorf("index: merge: %w", err)
+	m := merge{keep: keep, b: builder{start: len(dst), buf: dst}}
+	if err := m.run(sources); err != nil {
+		return dst, Info{}, mergeError(err)
 	}
-	if err != nil {
-		return dst, Info{}, err
+	return m.b.buf, m.b.info, nil
+}
+
+// MergeTo is Merge with the file written to w as it comes into being. It
+// returns the number of series, too. What is in memory are the symbols of all
+// sources, and 12 bytes for each label of each series of the result.
+func MergeTo(w io.Writer, sources []Source, keep Keep) (Info, int, error) {
+	m := merge{keep: keep, b: builder{sink: w}}
+	if err := m.run(sources); err != nil {
+		return Info{}, 0, mergeError(err)
 	}
-	return file, info, nil
+	return m.b.info, len(m.b.refs), nil
+}
+
+func mergeError(err error) error {
+	if errors.Is(err, ErrNoSeries) {
+		return err
+	}
+	return fmt.Errorf("index: merge: %w", err)
 }
 
 type merge struct {
@@ -98,46 +127,51 @@ type merge struct {
 // item is a series of a group, as parts of merge.ids and merge.chunks.
 type item struct{ ids, idsEnd, chunks, chunksEnd int }
 
-func (m *merge) run(dst []byte, sources []Source) ([]byte, Info, error) {
+func (m *merge) run(sources []Source) error {
 	part, largest := m.keep != nil, 0
 	for _, s := range sources {
-		c := &cursor{r: s.Reader, only: s.Only}
-		if err := c.open(); err != nil {
-			return nil, Info{}, err
+		c, err := s.cursor()
+		if err != nil {
+			return err
 		}
-		m.cursors = append(m.cursors, c)
+		m.cursors = append(m.cursors, &c)
 		part = part || s.Only.Name != ""
-		largest = max(largest, len(s.Reader.b))
+		if s.Reader != nil {
+			largest = max(largest, len(s.Reader.b))
+		}
 	}
 	if err := m.mergeSymbols(); err != nil {
-		return nil, Info{}, err
+		return err
 	}
 	b := &m.b
-	b.start, b.buf, b.symbols = len(dst), dst, m.symbols
+	b.symbols = m.symbols
 	if part {
 		if err := m.dropUnused(); err != nil {
-			return nil, Info{}, err
+			return err
 		}
 	}
-	if len(sources) > 1 {
-		largest += largest / 4
+	if b.sink == nil {
+		if len(sources) > 1 {
+			largest += largest / 4
+		}
+		b.buf = slices.Grow(b.buf, largest)
 	}
-	b.buf = slices.Grow(b.buf, largest)
 	b.be32(magic)
 	b.buf = append(b.buf, version)
 	b.writeSymbols()
 	b.startSeries(m.guess())
 	if err := m.groups(m.add); err != nil {
-		return nil, Info{}, err
+		return err
 	}
 	if len(b.refs) == 0 {
-		return nil, Info{}, ErrNoSeries
+		return ErrNoSeries
 	}
 	b.endSeries()
 	b.writeLabelIndices()
 	b.writePostings()
 	b.writeTables()
-	return b.buf, b.info, nil
+	b.spill(0)
+	return b.err
 }
 
 // add writes a series of the result.
@@ -153,7 +187,11 @@ func (m *merge) add(fp uint64, ids []uint32, chunks []ChunkMeta) error {
 // guess returns about how many series and labels there will be.
 func (m *merge) guess() (series, labels int) {
 	for _, c := range m.cursors {
-		series = max(series, c.refs.len())
+		n := c.refs.len()
+		if c.stream != nil {
+			n = c.stream.numSeries()
+		}
+		series = max(series, n)
 	}
 	return series, 6 * series
 }
@@ -227,7 +265,9 @@ func (m *merge) dropUnused() error {
 func (m *merge) groups(emit func(fp uint64, ids []uint32, chunks []ChunkMeta) error) error {
 	h := minHeap[*cursor]{less: func(a, b *cursor) bool { return a.rec.fp < b.rec.fp }}
 	for _, c := range m.cursors {
-		c.pos, c.rec.fp = 0, 0
+		if err := c.rewind(); err != nil {
+			return err
+		}
 		ok, err := c.next()
 		if err != nil {
 			return err
@@ -308,44 +348,90 @@ func (m *merge) group(fp uint64, emit func(fp uint64, ids []uint32, chunks []Chu
 	return nil
 }
 
-// cursor walks the series of a source.
+// cursor walks the series of a source: those of a list, or those of a stream
+// as they come.
 type cursor struct {
-	r     *Reader
-	only  labels.Label
-	refs  list
-	pos   int
-	rec   record
-	remap []uint32 // symbols of the file to those of the result
+	r      *Reader
+	only   labels.Label
+	refs   list
+	pos    int
+	stream *Stream
+	scan   *scan
+	rec    record
+	remap  []uint32 // symbols of the file to those of the result
 }
 
-func (c *cursor) open() error {
+// cursor returns one that must be rewound before it is used.
+func (s Source) cursor() (cursor, error) {
+	if s.Stream != nil {
+		return cursor{r: s.Stream.r, stream: s.Stream, only: s.Only}, nil
+	}
+	c := cursor{r: s.Reader, only: s.Only}
 	e, ok := c.r.entry(0), true
 	if c.only.Name != "" {
 		e, ok = c.r.find(c.only.Name, c.only.Value)
 	}
 	if !ok {
-		return nil
+		return c, nil
 	}
 	var err error
 	c.refs, err = c.r.list(e)
+	return c, err
+}
+
+// rewind goes before the first series.
+func (c *cursor) rewind() (err error) {
+	c.pos, c.rec.fp = 0, 0
+	if c.stream != nil {
+		c.scan, err = c.stream.scan()
+	}
 	return err
 }
 
-// next goes to the next series; rec is that.
-func (c *cursor) next() (bool, error) {
-	if c.pos == c.refs.len() {
-		return false, nil
-	}
+// next goes to the next series; rec is that, until next is called again.
+func (c *cursor) next() (ok bool, err error) {
 	last := c.rec.fp
-	var err error
-	if c.rec, err = c.r.record(c.refs.at(c.pos)); err != nil {
+	if c.stream != nil {
+		ok, err = c.nextScanned()
+	} else if ok = c.pos < c.refs.len(); ok {
+		c.rec, err = c.r.record(c.refs.at(c.pos))
+		c.pos++
+	}
+	if !ok || err != nil {
 		return false, err
 	}
 	if c.rec.fp < last {
 		return false, corrupt("series", c.rec.at, errOrder)
 	}
-	c.pos++
 	return true, nil
+}
+
+func (c *cursor) nextScanned() (ok bool, err error) {
+	for {
+		if c.rec, ok, err = c.scan.next(); !ok || err != nil {
+			return ok, err
+		}
+		if c.only.Name == "" || c.hasLabel() {
+			return true, nil
+		}
+	}
+}
+
+// hasLabel reports whether the series has the only label. If its record does
+// not make sense that is found out when it is read.
+func (c *cursor) hasLabel() bool {
+	d := c.rec.rest
+	for range d.uvarint() {
+		name, ok := c.r.symbol(d.uvarint())
+		value, ok2 := c.r.symbol(d.uvarint())
+		if d.bad || !ok || !ok2 {
+			return true
+		}
+		if name == c.only.Name {
+			return value == c.only.Value
+		}
+	}
+	return false
 }
 
 // read appends the symbols, as the file numbers them, and the chunks of the

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
+	"testing/iotest"
 
 	"github.com/loki-go/loki-go/internal/labels"
 )
@@ -49,7 +52,49 @@ func mustMerge(t testing.TB, sources []Source, keep Keep) []byte {
 	if string(b[:5]) != "front" || info != open(t, b[5:]).Info() {
 		t.Fatalf("info %v", info)
 	}
+	mustMergeStreams(t, sources, keep, b[5:])
 	return b[5:]
+}
+
+// streams returns the same sources as streams.
+func streams(t testing.TB, sources []Source) []Source {
+	t.Helper()
+	var out []Source
+	for _, s := range sources {
+		st, err := stream(s.Reader.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, Source{Stream: st, Only: s.Only})
+	}
+	return out
+}
+
+func stream(b []byte) (*Stream, error) {
+	return NewStream(func() (io.Reader, error) { return iotest.HalfReader(bytes.NewReader(b)), nil })
+}
+
+// mustMergeStreams: a merge of streams into a stream is the same file.
+func mustMergeStreams(t testing.TB, sources []Source, keep Keep, want []byte) {
+	t.Helper()
+	var out bytes.Buffer
+	info, n, err := MergeTo(&out, streams(t, sources), keep)
+	if err != nil || !bytes.Equal(out.Bytes(), want) {
+		t.Fatalf("streams are merged to something else: %v", err)
+	}
+	whole, err := stream(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, want).Info(); whole.Info() != got || info != got {
+		t.Fatalf("infos %v and %v, want %v", whole.Info(), info, got)
+	}
+	if k, err := (Source{Stream: whole}).NumSeries(); err != nil || k != n || whole.numSeries() < n || whole.numSeries() >= n+fpInterval {
+		t.Fatalf("%d series, want %d: %v", k, n, err)
+	}
+	if err := whole.Check(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestMerge: a merge is what Build makes of the same series.
@@ -184,6 +229,17 @@ func TestMergeDamaged(t *testing.T) {
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)
+		st, err := stream(bad)
+		if err == nil {
+			var out bytes.Buffer
+			if _, _, err := MergeTo(&out, []Source{{Stream: st}, {Reader: other}}, nil); err == nil && !bytes.Equal(out.Bytes(), want) {
+				t.Fatalf("byte %d: the merge of streams differs without an error", i)
+			}
+			// What lies between sections has no sum, and is not used.
+			if err := st.Check(); err == nil && bad[i] != good[i] && !padding(t, good, bad) {
+				t.Fatalf("byte %d is not found to be wrong", i)
+			}
+		}
 		rd, err := NewReader(bad)
 		if err != nil {
 			continue
@@ -195,6 +251,70 @@ func TestMergeDamaged(t *testing.T) {
 	}
 }
 
+// padding reports whether bad differs from good only where good has a zero that
+// aligns what follows: a file with another value there reads the same.
+func padding(t *testing.T, good, bad []byte) bool {
+	t.Helper()
+	a, err := open(t, good).All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := open(t, bad).All()
+	return err == nil && reflect.DeepEqual(a, b)
+}
+
+// TestStreamEnds: a file that ends early or cannot be read is an error, at
+// every byte.
+func TestStreamEnds(t *testing.T) {
+	file := mustBuild(t, randomSeries(rand.New(rand.NewPCG(5, 5)), 10, 3))
+	broken := errors.New("broken")
+	for n := range file {
+		if _, err := stream(file[:n]); err == nil {
+			t.Fatalf("%d bytes are a file", n)
+		}
+		_, err := NewStream(func() (io.Reader, error) {
+			return io.MultiReader(bytes.NewReader(file[:n]), iotest.ErrReader(broken)), nil
+		})
+		if !errors.Is(err, broken) {
+			t.Fatalf("broken at %d: %v", n, err)
+		}
+	}
+	reads := 0
+	st, err := NewStream(func() (io.Reader, error) {
+		if reads++; reads == 1 {
+			return bytes.NewReader(file), nil
+		}
+		return bytes.NewReader(file[:len(file)/2]), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Check(); err == nil {
+		t.Fatal("the file ends early, when it is read again")
+	}
+	if _, err := NewStream(func() (io.Reader, error) { return nil, broken }); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	if _, _, err := MergeTo(failingWriter{}, []Source{{Stream: mustStream(t, file)}}, nil); !errors.Is(err, errNoRoom) {
+		t.Fatal(err)
+	}
+}
+
+func mustStream(t testing.TB, b []byte) *Stream {
+	t.Helper()
+	st, err := stream(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+var errNoRoom = errors.New("no room")
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errNoRoom }
+
 // FuzzMerge: whatever a file holds, a merge is an error or a file.
 func FuzzMerge(f *testing.F) {
 	r := rand.New(rand.NewPCG(11, 12))
@@ -205,6 +325,12 @@ func FuzzMerge(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = bytes.Clone(b)
 		fixCRCs(b)
+		st, streamErr := stream(b)
+		var streamed bytes.Buffer
+		if streamErr == nil {
+			_, _, streamErr = MergeTo(&streamed, []Source{{Stream: st}, {Reader: other}}, nil)
+			_ = st.Check()
+		}
 		rd, err := NewReader(b)
 		if err != nil {
 			return

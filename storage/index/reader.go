@@ -3,7 +3,6 @@ package index
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"math"
 
@@ -63,15 +62,17 @@ func (r *Reader) readTOC() error {
 	if len(r.b) < headerSize+tocSize {
 		return corrupt("header", 0, errors.New("truncated"))
 	}
-	if binary.BigEndian.Uint32(r.b) != magic {
-		return corrupt("header", 0, errors.New("no index"))
-	}
-	if r.b[4] != version {
-		return corrupt("header", 4, fmt.Errorf("version %d is not supported", r.b[4]))
+	if err := checkHeader(r.b); err != nil {
+		return err
 	}
 	at := len(r.b) - tocSize
-	toc := r.b[at : len(r.b)-4]
-	r.info.Checksum = binary.BigEndian.Uint32(r.b[len(r.b)-4:])
+	return r.setTOC(r.b[at:], at)
+}
+
+// setTOC reads the table of contents b, which is at offset at.
+func (r *Reader) setTOC(b []byte, at int) error {
+	toc := b[:tocSize-4]
+	r.info.Checksum = binary.BigEndian.Uint32(b[tocSize-4:])
 	if crc32.Checksum(toc, castagnoli) != r.info.Checksum {
 		return corrupt("table of contents", at, errCRC)
 	}
@@ -122,19 +123,24 @@ func (r *Reader) readSymbols() error {
 	if err != nil {
 		return err
 	}
+	return r.setSymbols(string(body))
+}
+
+// setSymbols finds the symbols in the body of their section.
+func (r *Reader) setSymbols(body string) error {
 	fail := func() error { return corrupt("symbols", headerSize, errLength) }
 	if len(body) < 4 {
 		return fail()
 	}
-	n, text := binary.BigEndian.Uint32(body), body[4:]
+	n, text := binary.BigEndian.Uint32([]byte(body[:4])), body[4:]
 	if uint64(n) > uint64(len(text)) {
 		return fail()
 	}
-	r.text = string(text)
+	r.text = text
 	r.heads, r.ends = make([]uint32, n), make([]uint32, n)
 	p := 0
 	for i := range r.heads {
-		size, k := binary.Uvarint(text[p:])
+		size, k := uvarintOf(text[p:])
 		if k <= 0 || size > uint64(len(text)-p-k) {
 			return fail()
 		}
@@ -146,6 +152,15 @@ func (r *Reader) readSymbols() error {
 		return fail()
 	}
 	return nil
+}
+
+// uvarintOf is binary.Uvarint of a string.
+func uvarintOf(s string) (uint64, int) {
+	if len(s) > 0 && s[0] < 0x80 {
+		return uint64(s[0]), 1
+	}
+	var b [binary.MaxVarintLen64]byte
+	return binary.Uvarint(b[:copy(b[:], s)])
 }
 
 // tableEntry is one entry of the postings table; name and value are parts of
