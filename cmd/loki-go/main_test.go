@@ -118,14 +118,14 @@ func callWith(t *testing.T, stdin string, args ...string) (code int, stdout, std
 
 func TestVerifyConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	if err := os.WriteFile(file, []byte("data-dir: x\nserver:\n  http-lissen: a\nstorage: {type: gcs}\nring: {store: etcd, replication-factor: 3}\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte("data-dir: x\nserver:\n  http-lissen: a\nstorage: {type: gcs, gcs: {storage-class: COLD}}\nring: {store: etcd, replication-factor: 3}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	code, out, errs := call(t, "-verify-config", "-config.file="+file, "-nonsense=1", "-log.level=loud", "-ingester.wal.sync=sometimes", "-mapping.line-format=xml")
 	for _, want := range []string{
 		"c.yaml:3: unknown setting server.http-lissen, did you mean server.http-listen?",
 		"unknown flag -nonsense", `log.level: "loud"`, "ingester.wal.sync:", "mapping.line-format:",
-		`storage.type: "gcs" is not part of this version`, `ring.store: "etcd" is not`, "ring.replication-factor:",
+		"storage.gcs.bucket: must be set", `storage.gcs.storage-class: "COLD"`, `ring.store: "etcd" is not`, "ring.replication-factor:",
 	} {
 		if strings.Count(errs, want) != 1 {
 			t.Errorf("%q is not reported once:\n%s", want, errs)

@@ -12,6 +12,8 @@ import (
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunkcache"
 	"github.com/loki-go/loki-go/storage/objstore"
+	"github.com/loki-go/loki-go/storage/objstore/azure"
+	"github.com/loki-go/loki-go/storage/objstore/gcs"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
 
@@ -30,13 +32,30 @@ func (s *Server) bucket() (objstore.Bucket, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, checkTime)
 	defer cancel()
-	b, err := s3.Open(ctx, s.cfg.Storage.S3)
+	b, err := s.cfg.Storage.open(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("storage.s3: %w", err)
+		return nil, fmt.Errorf("storage.%s: %w", s.cfg.Storage.Type, err)
 	}
 	s.closeBucket(b)
 	remote := objstore.Resilient(b, s.cfg.Storage.Requests, s.d.Registry)
 	return remote, s.checkBucket(ctx, remote)
+}
+
+// remoteBucket is what the clients of services have in common.
+type remoteBucket interface {
+	objstore.Bucket
+	io.Closer
+}
+
+// open makes the client of the service that c names.
+func (c StorageConfig) open(ctx context.Context) (remoteBucket, error) {
+	switch c.Type {
+	case "gcs":
+		return gcs.Open(ctx, c.GCS)
+	case "azure":
+		return azure.Open(ctx, c.Azure)
+	}
+	return s3.Open(ctx, c.S3)
 }
 
 func (s *Server) closeBucket(b io.Closer) {

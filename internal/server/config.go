@@ -26,6 +26,8 @@ import (
 	"github.com/loki-go/loki-go/storage/chunkcache"
 	"github.com/loki-go/loki-go/storage/compactor"
 	"github.com/loki-go/loki-go/storage/objstore"
+	"github.com/loki-go/loki-go/storage/objstore/azure"
+	"github.com/loki-go/loki-go/storage/objstore/gcs"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
 
@@ -88,8 +90,10 @@ type RingConfig struct {
 
 // StorageConfig says where chunks and indexes are stored.
 type StorageConfig struct {
-	Type     string               `yaml:"type" help:"filesystem (in data-dir/objects), s3, gcs or azure; this version supports the first two"`
+	Type     string               `yaml:"type" help:"filesystem (in data-dir/objects), s3, gcs or azure"`
 	S3       s3.Config            `yaml:"s3"`
+	GCS      gcs.Config           `yaml:"gcs"`
+	Azure    azure.Config         `yaml:"azure"`
 	Requests objstore.RetryConfig `yaml:"requests"`
 
 	storage.Config `yaml:",inline"`
@@ -116,10 +120,13 @@ func DefaultConfig() Config {
 		Limits:        limits.DefaultConfig(),
 		Ring:          RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
 		Ingester:      ingester.DefaultConfig(),
-		Storage:       StorageConfig{Type: "filesystem", S3: s3.DefaultConfig(), Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig()},
-		Cache:         chunkcache.DefaultConfig(),
-		Compactor:     compactor.DefaultConfig(),
-		Query:         query.DefaultConfig(),
+		Storage: StorageConfig{
+			Type: "filesystem", S3: s3.DefaultConfig(), GCS: gcs.DefaultConfig(), Azure: azure.DefaultConfig(),
+			Requests: objstore.DefaultRetryConfig(), Config: storage.DefaultConfig(),
+		},
+		Cache:     chunkcache.DefaultConfig(),
+		Compactor: compactor.DefaultConfig(),
+		Query:     query.DefaultConfig(),
 	}
 	c.Ring.Consul.Address = "127.0.0.1:8500"
 	return c
@@ -127,7 +134,7 @@ func DefaultConfig() Config {
 
 // Validate returns every problem of c.
 func (c Config) Validate() []error {
-	errs := c.unsupported()
+	errs := append(c.unsupported(), c.Storage.validateType()...)
 	if c.DataDir == "" {
 		errs = append(errs, fmt.Errorf("data-dir: must not be empty"))
 	}
@@ -195,16 +202,30 @@ func (c Config) unsupported() (errs []error) {
 	if c.Target != targetCompactor {
 		f("target", c.Target, "all", "gateway", "ingester", "querier", targetCompactor)
 	}
-	if c.Storage.Type == "s3" {
-		for _, err := range c.Storage.S3.Validate() {
-			errs = append(errs, fmt.Errorf("storage.s3.%w", err))
-		}
-	} else {
-		f("storage.type", c.Storage.Type, "filesystem", "gcs", "azure")
-	}
 	f("ring.store", c.Ring.Store, "memory", "consul")
 	if c.Ring.ReplicationFactor != 1 {
 		errs = append(errs, fmt.Errorf("ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor))
+	}
+	return errs
+}
+
+// validateType returns the problems of the store in use; the settings of the
+// others may be anything.
+func (c StorageConfig) validateType() (errs []error) {
+	switch c.Type {
+	case "filesystem":
+		return nil
+	case "s3":
+		errs = c.S3.Validate()
+	case "gcs":
+		errs = c.GCS.Validate()
+	case "azure":
+		errs = c.Azure.Validate()
+	default:
+		return []error{fmt.Errorf("storage.type: %q is not filesystem, s3, gcs or azure", c.Type)}
+	}
+	for i, err := range errs {
+		errs[i] = fmt.Errorf("storage.%s.%w", c.Type, err)
 	}
 	return errs
 }

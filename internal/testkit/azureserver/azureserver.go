@@ -100,7 +100,7 @@ func (s *Server) MakeContainer(name string) {
 	}
 }
 
-// SAS returns a token with these permissions ("rwcdl" is all that loki-go needs)
+// SAS returns a token with these permissions ("rwdl" is all that loki-go needs)
 // that is good until an hour from now.
 func (s *Server) SAS(name, permissions string) string {
 	s.t.Helper()

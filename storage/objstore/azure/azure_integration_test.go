@@ -72,15 +72,15 @@ func TestCredentials(t *testing.T) {
 	s := azureserver.New(t, "logs")
 	for name, change := range map[string]func(*azure.Config){
 		"account key": func(*azure.Config) {},
-		"sas token":   func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("logs", "rwcdl") },
-		"sas with ?":  func(c *azure.Config) { c.AccountKey, c.SASToken = "", "?"+s.SAS("logs", "rwcdl") },
+		"sas token":   func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("logs", "rwdl") },
+		"sas with ?":  func(c *azure.Config) { c.AccountKey, c.SASToken = "", "?"+s.SAS("logs", "rwdl") },
 		"connection string": func(c *azure.Config) {
 			*c = azure.DefaultConfig()
 			c.Container, c.ConnectionString = "logs", "AccountName="+azureserver.Account+";AccountKey="+azureserver.Key+";BlobEndpoint="+s.URL+";"
 		},
 		"connection string with a sas token": func(c *azure.Config) {
 			*c = azure.DefaultConfig()
-			c.Container, c.ConnectionString = "logs", "BlobEndpoint="+s.URL+";SharedAccessSignature="+s.SAS("logs", "rwcdl")
+			c.Container, c.ConnectionString = "logs", "BlobEndpoint="+s.URL+";SharedAccessSignature="+s.SAS("logs", "rwdl")
 		},
 	} {
 		c := config(s, "logs")
@@ -177,8 +177,8 @@ func TestCheck(t *testing.T) {
 		"good":             {func(*azure.Config) {}, ""},
 		"no container":     {func(c *azure.Config) { c.Container = "missing" }, "create the container missing"},
 		"account key":      {func(c *azure.Config) { c.AccountKey = "d3Jvbmc=" }, "correct storage.azure.account-key"},
-		"sas of others":    {func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("others", "rwcdl") }, "storage.azure.sas-token"},
-		"sas without list": {func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("good", "rwcd") }, "allow list in the SAS token"},
+		"sas of others":    {func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("others", "rwdl") }, "storage.azure.sas-token"},
+		"sas without list": {func(c *azure.Config) { c.AccountKey, c.SASToken = "", s.SAS("good", "rwd") }, "allow list in the SAS token"},
 		"nobody there":     {func(c *azure.Config) { c.Endpoint = "http://127.0.0.1:1/lokigotest" }, "does a service listen at storage.azure.endpoint?"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -117,7 +117,7 @@ func TestAnswersAreClassified(t *testing.T) {
 		{"list", 403, "AuthenticationFailed", nil, objstore.Denied, "correct storage.azure.account-key"},
 		{"list", 403, "AuthenticationFailed", sas, objstore.Denied, "renew storage.azure.sas-token"},
 		{"list", 403, "AuthenticationFailed", connection, objstore.Denied, "renew storage.azure.connection-string"},
-		{"put", 403, "AuthorizationPermissionMismatch", sas, objstore.Denied, "allow create and write in the SAS token"},
+		{"put", 403, "AuthorizationPermissionMismatch", sas, objstore.Denied, "allow write in the SAS token"},
 		{"get", 403, "AuthorizationFailure", nil, objstore.Denied, "firewall"},
 		{"get", 403, "", sas, objstore.Denied, "allow read in the SAS token"},
 		{"get", 403, "KeyBasedAuthenticationNotPermitted", nil, objstore.Denied, "use an identity"},

@@ -158,7 +158,7 @@ func (b *Bucket) permission(op string) string {
 const firewall = "allow this machine's network in the account's firewall"
 
 // permissions that an operation needs.
-var permissions = map[string]string{"get": "read", "stat": "read", "put": "create and write", "delete": "delete", "list": "list"}
+var permissions = map[string]string{"get": "read", "stat": "read", "put": "write", "delete": "delete", "list": "list"}
 
 func explainToken(t *tokenError) (objstore.Kind, string) {
 	const others = "set storage.azure.account-key, sas-token or connection-string"
