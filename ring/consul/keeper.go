@@ -546,7 +546,7 @@ func (k *keeper) announce() {
 			}
 		}
 		failing = err != nil
-		t := time.NewTimer(time.Until(k.nextRenewal()))
+		t := time.NewTimer(2 * time.Until(k.nextRenewal())) // a third of the check's TTL
 		select {
 		case <-t.C:
 		case <-k.pokeCheck:
