@@ -67,6 +67,7 @@ var directions = []struct {
 	{"plugins/fluentbit", append(leaves, "proto", "plugins/mapping", "plugins/msgpack", "plugins/grpcpush/pushclient", "plugins/fluentbit")},
 	{"plugins", append(leaves, "proto", "plugins")},
 	{"gateway", append(leaves, "proto", "ring", "gateway")},
+	{"cluster", append(leaves, "proto", "ring", "storage/chunk", "storage/internal")},
 	{"storage/chunk", append(leaves, "proto", "storage/internal")},
 	{"storage/index", append(leaves, "proto", "storage/chunk", "storage/internal")},
 	{"storage", append(leaves, "proto", "storage")},

@@ -71,6 +71,58 @@ func (Codec) EnumDescriptor() ([]byte, []int) {
 	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{0}
 }
 
+type Matcher_Type int32
+
+const (
+	Matcher_EQUAL     Matcher_Type = 0
+	Matcher_NOT_EQUAL Matcher_Type = 1
+	Matcher_MATCH     Matcher_Type = 2
+	Matcher_NOT_MATCH Matcher_Type = 3
+)
+
+// Enum value maps for Matcher_Type.
+var (
+	Matcher_Type_name = map[int32]string{
+		0: "EQUAL",
+		1: "NOT_EQUAL",
+		2: "MATCH",
+		3: "NOT_MATCH",
+	}
+	Matcher_Type_value = map[string]int32{
+		"EQUAL":     0,
+		"NOT_EQUAL": 1,
+		"MATCH":     2,
+		"NOT_MATCH": 3,
+	}
+)
+
+func (x Matcher_Type) Enum() *Matcher_Type {
+	p := new(Matcher_Type)
+	*p = x
+	return p
+}
+
+func (x Matcher_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Matcher_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_ingestpb_ingest_proto_enumTypes[1].Descriptor()
+}
+
+func (Matcher_Type) Type() protoreflect.EnumType {
+	return &file_ingestpb_ingest_proto_enumTypes[1]
+}
+
+func (x Matcher_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Matcher_Type.Descriptor instead.
+func (Matcher_Type) EnumDescriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{11, 0}
+}
+
 type PushRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -494,6 +546,761 @@ func (x *Group) GetOldestOk() int64 {
 	return 0
 }
 
+type Replications struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Items []*Replication         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	// A piece of an encoded Replications that is too large for one message. The
+	// last one has more not set.
+	Piece         []byte `protobuf:"bytes,2,opt,name=piece,proto3" json:"piece,omitempty"`
+	More          bool   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replications) Reset() {
+	*x = Replications{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replications) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replications) ProtoMessage() {}
+
+func (x *Replications) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replications.ProtoReflect.Descriptor instead.
+func (*Replications) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Replications) GetItems() []*Replication {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *Replications) GetPiece() []byte {
+	if x != nil {
+		return x.Piece
+	}
+	return nil
+}
+
+func (x *Replications) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Replication struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Number  uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`   // of the client, for the answer
+	Timeout int64                  `protobuf:"varint,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // nanoseconds after which nobody waits any more; 0: unknown
+	Push    *PushRequest           `protobuf:"bytes,3,opt,name=push,proto3" json:"push,omitempty"`
+	// Canonical labels of the streams in the body; empty for those that are
+	// refused, and for those whose labels are canonical in the body.
+	Labels        []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replication) Reset() {
+	*x = Replication{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replication) ProtoMessage() {}
+
+func (x *Replication) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replication.ProtoReflect.Descriptor instead.
+func (*Replication) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Replication) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Replication) GetTimeout() int64 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+func (x *Replication) GetPush() *PushRequest {
+	if x != nil {
+		return x.Push
+	}
+	return nil
+}
+
+func (x *Replication) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type ReplicationResults struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*ReplicationResult   `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicationResults) Reset() {
+	*x = ReplicationResults{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicationResults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicationResults) ProtoMessage() {}
+
+func (x *ReplicationResults) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicationResults.ProtoReflect.Descriptor instead.
+func (*ReplicationResults) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReplicationResults) GetItems() []*ReplicationResult {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type ReplicationResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Response      *PushResponse          `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"` // none if there is a failure
+	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicationResult) Reset() {
+	*x = ReplicationResult{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicationResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicationResult) ProtoMessage() {}
+
+func (x *ReplicationResult) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicationResult.ProtoReflect.Descriptor instead.
+func (*ReplicationResult) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReplicationResult) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ReplicationResult) GetResponse() *PushResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *ReplicationResult) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+// Failure is an error of one push among several.
+type Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // a name of package push
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	RetryAfter    int64                  `protobuf:"varint,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"` // nanoseconds; 0: unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Failure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetRetryAfter() int64 {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return 0
+}
+
+// Selection says which streams are meant.
+type Selection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Matchers      []*Matcher             `protobuf:"bytes,2,rep,name=matchers,proto3" json:"matchers,omitempty"`
+	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`       // nanoseconds since the epoch, inclusive
+	Through       int64                  `protobuf:"varint,4,opt,name=through,proto3" json:"through,omitempty"` // exclusive
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selection) Reset() {
+	*x = Selection{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selection) ProtoMessage() {}
+
+func (x *Selection) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selection.ProtoReflect.Descriptor instead.
+func (*Selection) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Selection) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Selection) GetMatchers() []*Matcher {
+	if x != nil {
+		return x.Matchers
+	}
+	return nil
+}
+
+func (x *Selection) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Selection) GetThrough() int64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+type Matcher struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          Matcher_Type           `protobuf:"varint,1,opt,name=type,proto3,enum=loki_go.ingest.v1.Matcher_Type" json:"type,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Matcher) Reset() {
+	*x = Matcher{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Matcher) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Matcher) ProtoMessage() {}
+
+func (x *Matcher) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Matcher.ProtoReflect.Descriptor instead.
+func (*Matcher) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Matcher) GetType() Matcher_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Matcher_EQUAL
+}
+
+func (x *Matcher) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Matcher) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SelectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selection     *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"` // in the first request only
+	Load          uint32                 `protobuf:"varint,2,opt,name=load,proto3" json:"load,omitempty"`          // number of a block, in order of the answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectRequest) Reset() {
+	*x = SelectRequest{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectRequest) ProtoMessage() {}
+
+func (x *SelectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
+func (*SelectRequest) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SelectRequest) GetSelection() *Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *SelectRequest) GetLoad() uint32 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+type SelectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Streams       []*SelectedStream      `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"` // there are no more streams
+	Block         *BlockContent          `protobuf:"bytes,3,opt,name=block,proto3" json:"block,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectResponse) Reset() {
+	*x = SelectResponse{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectResponse) ProtoMessage() {}
+
+func (x *SelectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
+func (*SelectResponse) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SelectResponse) GetStreams() []*SelectedStream {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+func (x *SelectResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *SelectResponse) GetBlock() *BlockContent {
+	if x != nil {
+		return x.Block
+	}
+	return nil
+}
+
+type SelectedStream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Labels        string                 `protobuf:"bytes,1,opt,name=labels,proto3" json:"labels,omitempty"` // canonical text
+	Blocks        []*SelectedBlock       `protobuf:"bytes,2,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectedStream) Reset() {
+	*x = SelectedStream{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectedStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectedStream) ProtoMessage() {}
+
+func (x *SelectedStream) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectedStream.ProtoReflect.Descriptor instead.
+func (*SelectedStream) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SelectedStream) GetLabels() string {
+	if x != nil {
+		return x.Labels
+	}
+	return ""
+}
+
+func (x *SelectedStream) GetBlocks() []*SelectedBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+type SelectedBlock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MinTime       int64                  `protobuf:"varint,1,opt,name=min_time,json=minTime,proto3" json:"min_time,omitempty"` // of the entries, in nanoseconds
+	MaxTime       int64                  `protobuf:"varint,2,opt,name=max_time,json=maxTime,proto3" json:"max_time,omitempty"`
+	Entries       uint32                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectedBlock) Reset() {
+	*x = SelectedBlock{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectedBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectedBlock) ProtoMessage() {}
+
+func (x *SelectedBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectedBlock.ProtoReflect.Descriptor instead.
+func (*SelectedBlock) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SelectedBlock) GetMinTime() int64 {
+	if x != nil {
+		return x.MinTime
+	}
+	return 0
+}
+
+func (x *SelectedBlock) GetMaxTime() int64 {
+	if x != nil {
+		return x.MaxTime
+	}
+	return 0
+}
+
+func (x *SelectedBlock) GetEntries() uint32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+// BlockContent is the content of a block as chunks have it, not compressed.
+type BlockContent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Content       []byte                 `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	Symbols       []string               `protobuf:"bytes,2,rep,name=symbols,proto3" json:"symbols,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why there is none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockContent) Reset() {
+	*x = BlockContent{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockContent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockContent) ProtoMessage() {}
+
+func (x *BlockContent) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockContent.ProtoReflect.Descriptor instead.
+func (*BlockContent) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BlockContent) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *BlockContent) GetSymbols() []string {
+	if x != nil {
+		return x.Symbols
+	}
+	return nil
+}
+
+func (x *BlockContent) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type LabelSetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Labels        []string               `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty"` // canonical texts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelSetsResponse) Reset() {
+	*x = LabelSetsResponse{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelSetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelSetsResponse) ProtoMessage() {}
+
+func (x *LabelSetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelSetsResponse.ProtoReflect.Descriptor instead.
+func (*LabelSetsResponse) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LabelSetsResponse) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 var File_ingestpb_ingest_proto protoreflect.FileDescriptor
 
 const file_ingestpb_ingest_proto_rawDesc = "" +
@@ -531,13 +1338,71 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\x05count\x18\x03 \x01(\x03R\x05count\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12\x14\n" +
 	"\x05first\x18\x05 \x01(\tR\x05first\x12\x1b\n" +
-	"\toldest_ok\x18\x06 \x01(\x03R\boldestOk*)\n" +
+	"\toldest_ok\x18\x06 \x01(\x03R\boldestOk\"n\n" +
+	"\fReplications\x124\n" +
+	"\x05items\x18\x01 \x03(\v2\x1e.loki_go.ingest.v1.ReplicationR\x05items\x12\x14\n" +
+	"\x05piece\x18\x02 \x01(\fR\x05piece\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x8b\x01\n" +
+	"\vReplication\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
+	"\atimeout\x18\x02 \x01(\x03R\atimeout\x122\n" +
+	"\x04push\x18\x03 \x01(\v2\x1e.loki_go.ingest.v1.PushRequestR\x04push\x12\x16\n" +
+	"\x06labels\x18\x04 \x03(\tR\x06labels\"P\n" +
+	"\x12ReplicationResults\x12:\n" +
+	"\x05items\x18\x01 \x03(\v2$.loki_go.ingest.v1.ReplicationResultR\x05items\"\x9e\x01\n" +
+	"\x11ReplicationResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12;\n" +
+	"\bresponse\x18\x02 \x01(\v2\x1f.loki_go.ingest.v1.PushResponseR\bresponse\x124\n" +
+	"\afailure\x18\x03 \x01(\v2\x1a.loki_go.ingest.v1.FailureR\afailure\"\\\n" +
+	"\aFailure\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
+	"\vretry_after\x18\x03 \x01(\x03R\n" +
+	"retryAfter\"\x89\x01\n" +
+	"\tSelection\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x126\n" +
+	"\bmatchers\x18\x02 \x03(\v2\x1a.loki_go.ingest.v1.MatcherR\bmatchers\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x18\n" +
+	"\athrough\x18\x04 \x01(\x03R\athrough\"\xa4\x01\n" +
+	"\aMatcher\x123\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x1f.loki_go.ingest.v1.Matcher.TypeR\x04type\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\":\n" +
+	"\x04Type\x12\t\n" +
+	"\x05EQUAL\x10\x00\x12\r\n" +
+	"\tNOT_EQUAL\x10\x01\x12\t\n" +
+	"\x05MATCH\x10\x02\x12\r\n" +
+	"\tNOT_MATCH\x10\x03\"_\n" +
+	"\rSelectRequest\x12:\n" +
+	"\tselection\x18\x01 \x01(\v2\x1c.loki_go.ingest.v1.SelectionR\tselection\x12\x12\n" +
+	"\x04load\x18\x02 \x01(\rR\x04load\"\x98\x01\n" +
+	"\x0eSelectResponse\x12;\n" +
+	"\astreams\x18\x01 \x03(\v2!.loki_go.ingest.v1.SelectedStreamR\astreams\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x125\n" +
+	"\x05block\x18\x03 \x01(\v2\x1f.loki_go.ingest.v1.BlockContentR\x05block\"b\n" +
+	"\x0eSelectedStream\x12\x16\n" +
+	"\x06labels\x18\x01 \x01(\tR\x06labels\x128\n" +
+	"\x06blocks\x18\x02 \x03(\v2 .loki_go.ingest.v1.SelectedBlockR\x06blocks\"_\n" +
+	"\rSelectedBlock\x12\x19\n" +
+	"\bmin_time\x18\x01 \x01(\x03R\aminTime\x12\x19\n" +
+	"\bmax_time\x18\x02 \x01(\x03R\amaxTime\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\rR\aentries\"X\n" +
+	"\fBlockContent\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\fR\acontent\x12\x18\n" +
+	"\asymbols\x18\x02 \x03(\tR\asymbols\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"+\n" +
+	"\x11LabelSetsResponse\x12\x16\n" +
+	"\x06labels\x18\x01 \x03(\tR\x06labels*)\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x10\n" +
 	"\fCODEC_SNAPPY\x10\x012Q\n" +
 	"\x06Ingest\x12G\n" +
-	"\x04Push\x12\x1e.loki_go.ingest.v1.PushRequest\x1a\x1f.loki_go.ingest.v1.PushResponseB+Z)github.com/loki-go/loki-go/proto/ingestpbb\x06proto3"
+	"\x04Push\x12\x1e.loki_go.ingest.v1.PushRequest\x1a\x1f.loki_go.ingest.v1.PushResponse2\x89\x02\n" +
+	"\bIngester\x12W\n" +
+	"\tReplicate\x12\x1f.loki_go.ingest.v1.Replications\x1a%.loki_go.ingest.v1.ReplicationResults(\x010\x01\x12Q\n" +
+	"\x06Select\x12 .loki_go.ingest.v1.SelectRequest\x1a!.loki_go.ingest.v1.SelectResponse(\x010\x01\x12Q\n" +
+	"\tLabelSets\x12\x1c.loki_go.ingest.v1.Selection\x1a$.loki_go.ingest.v1.LabelSetsResponse0\x01B+Z)github.com/loki-go/loki-go/proto/ingestpbb\x06proto3"
 
 var (
 	file_ingestpb_ingest_proto_rawDescOnce sync.Once
@@ -551,29 +1416,60 @@ func file_ingestpb_ingest_proto_rawDescGZIP() []byte {
 	return file_ingestpb_ingest_proto_rawDescData
 }
 
-var file_ingestpb_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ingestpb_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_ingestpb_ingest_proto_goTypes = []any{
-	(Codec)(0),           // 0: loki_go.ingest.v1.Codec
-	(*PushRequest)(nil),  // 1: loki_go.ingest.v1.PushRequest
-	(*Dead)(nil),         // 2: loki_go.ingest.v1.Dead
-	(*Refused)(nil),      // 3: loki_go.ingest.v1.Refused
-	(*PushResponse)(nil), // 4: loki_go.ingest.v1.PushResponse
-	(*Group)(nil),        // 5: loki_go.ingest.v1.Group
+	(Codec)(0),                 // 0: loki_go.ingest.v1.Codec
+	(Matcher_Type)(0),          // 1: loki_go.ingest.v1.Matcher.Type
+	(*PushRequest)(nil),        // 2: loki_go.ingest.v1.PushRequest
+	(*Dead)(nil),               // 3: loki_go.ingest.v1.Dead
+	(*Refused)(nil),            // 4: loki_go.ingest.v1.Refused
+	(*PushResponse)(nil),       // 5: loki_go.ingest.v1.PushResponse
+	(*Group)(nil),              // 6: loki_go.ingest.v1.Group
+	(*Replications)(nil),       // 7: loki_go.ingest.v1.Replications
+	(*Replication)(nil),        // 8: loki_go.ingest.v1.Replication
+	(*ReplicationResults)(nil), // 9: loki_go.ingest.v1.ReplicationResults
+	(*ReplicationResult)(nil),  // 10: loki_go.ingest.v1.ReplicationResult
+	(*Failure)(nil),            // 11: loki_go.ingest.v1.Failure
+	(*Selection)(nil),          // 12: loki_go.ingest.v1.Selection
+	(*Matcher)(nil),            // 13: loki_go.ingest.v1.Matcher
+	(*SelectRequest)(nil),      // 14: loki_go.ingest.v1.SelectRequest
+	(*SelectResponse)(nil),     // 15: loki_go.ingest.v1.SelectResponse
+	(*SelectedStream)(nil),     // 16: loki_go.ingest.v1.SelectedStream
+	(*SelectedBlock)(nil),      // 17: loki_go.ingest.v1.SelectedBlock
+	(*BlockContent)(nil),       // 18: loki_go.ingest.v1.BlockContent
+	(*LabelSetsResponse)(nil),  // 19: loki_go.ingest.v1.LabelSetsResponse
 }
 var file_ingestpb_ingest_proto_depIdxs = []int32{
-	0, // 0: loki_go.ingest.v1.PushRequest.codec:type_name -> loki_go.ingest.v1.Codec
-	3, // 1: loki_go.ingest.v1.PushRequest.refused:type_name -> loki_go.ingest.v1.Refused
-	2, // 2: loki_go.ingest.v1.PushRequest.dead:type_name -> loki_go.ingest.v1.Dead
-	5, // 3: loki_go.ingest.v1.PushResponse.groups:type_name -> loki_go.ingest.v1.Group
-	3, // 4: loki_go.ingest.v1.PushResponse.refused:type_name -> loki_go.ingest.v1.Refused
-	1, // 5: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
-	4, // 6: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: loki_go.ingest.v1.PushRequest.codec:type_name -> loki_go.ingest.v1.Codec
+	4,  // 1: loki_go.ingest.v1.PushRequest.refused:type_name -> loki_go.ingest.v1.Refused
+	3,  // 2: loki_go.ingest.v1.PushRequest.dead:type_name -> loki_go.ingest.v1.Dead
+	6,  // 3: loki_go.ingest.v1.PushResponse.groups:type_name -> loki_go.ingest.v1.Group
+	4,  // 4: loki_go.ingest.v1.PushResponse.refused:type_name -> loki_go.ingest.v1.Refused
+	8,  // 5: loki_go.ingest.v1.Replications.items:type_name -> loki_go.ingest.v1.Replication
+	2,  // 6: loki_go.ingest.v1.Replication.push:type_name -> loki_go.ingest.v1.PushRequest
+	10, // 7: loki_go.ingest.v1.ReplicationResults.items:type_name -> loki_go.ingest.v1.ReplicationResult
+	5,  // 8: loki_go.ingest.v1.ReplicationResult.response:type_name -> loki_go.ingest.v1.PushResponse
+	11, // 9: loki_go.ingest.v1.ReplicationResult.failure:type_name -> loki_go.ingest.v1.Failure
+	13, // 10: loki_go.ingest.v1.Selection.matchers:type_name -> loki_go.ingest.v1.Matcher
+	1,  // 11: loki_go.ingest.v1.Matcher.type:type_name -> loki_go.ingest.v1.Matcher.Type
+	12, // 12: loki_go.ingest.v1.SelectRequest.selection:type_name -> loki_go.ingest.v1.Selection
+	16, // 13: loki_go.ingest.v1.SelectResponse.streams:type_name -> loki_go.ingest.v1.SelectedStream
+	18, // 14: loki_go.ingest.v1.SelectResponse.block:type_name -> loki_go.ingest.v1.BlockContent
+	17, // 15: loki_go.ingest.v1.SelectedStream.blocks:type_name -> loki_go.ingest.v1.SelectedBlock
+	2,  // 16: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
+	7,  // 17: loki_go.ingest.v1.Ingester.Replicate:input_type -> loki_go.ingest.v1.Replications
+	14, // 18: loki_go.ingest.v1.Ingester.Select:input_type -> loki_go.ingest.v1.SelectRequest
+	12, // 19: loki_go.ingest.v1.Ingester.LabelSets:input_type -> loki_go.ingest.v1.Selection
+	5,  // 20: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
+	9,  // 21: loki_go.ingest.v1.Ingester.Replicate:output_type -> loki_go.ingest.v1.ReplicationResults
+	15, // 22: loki_go.ingest.v1.Ingester.Select:output_type -> loki_go.ingest.v1.SelectResponse
+	19, // 23: loki_go.ingest.v1.Ingester.LabelSets:output_type -> loki_go.ingest.v1.LabelSetsResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ingestpb_ingest_proto_init() }
@@ -586,10 +1482,10 @@ func file_ingestpb_ingest_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingestpb_ingest_proto_rawDesc), len(file_ingestpb_ingest_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      2,
+			NumMessages:   18,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_ingestpb_ingest_proto_goTypes,
 		DependencyIndexes: file_ingestpb_ingest_proto_depIdxs,

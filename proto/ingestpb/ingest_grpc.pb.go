@@ -156,3 +156,192 @@ var Ingest_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "ingestpb/ingest.proto",
 }
+
+const (
+	Ingester_Replicate_FullMethodName = "/loki_go.ingest.v1.Ingester/Replicate"
+	Ingester_Select_FullMethodName    = "/loki_go.ingest.v1.Ingester/Select"
+	Ingester_LabelSets_FullMethodName = "/loki_go.ingest.v1.Ingester/LabelSets"
+)
+
+// IngesterClient is the client API for Ingester service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Ingester is what servers of ours ask of an ingester. Statuses are those of
+// Ingest.
+type IngesterClient interface {
+	// Replicate stores pushes that a gateway has checked. Messages and answers
+	// carry as many as have come together; answers come in any order. What a
+	// client has not got an answer for when the call ends may be stored or not.
+	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Replications, ReplicationResults], error)
+	// Select finds streams of a tenant, and then loads blocks of them, for as long
+	// as the call lasts: the first request has a selection, the others loads. What
+	// has been selected stays loadable.
+	Select(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SelectRequest, SelectResponse], error)
+	// LabelSets finds streams that have entries in a range of time.
+	LabelSets(ctx context.Context, in *Selection, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelSetsResponse], error)
+}
+
+type ingesterClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewIngesterClient(cc grpc.ClientConnInterface) IngesterClient {
+	return &ingesterClient{cc}
+}
+
+func (c *ingesterClient) Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Replications, ReplicationResults], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Ingester_ServiceDesc.Streams[0], Ingester_Replicate_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Replications, ReplicationResults]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_ReplicateClient = grpc.BidiStreamingClient[Replications, ReplicationResults]
+
+func (c *ingesterClient) Select(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SelectRequest, SelectResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Ingester_ServiceDesc.Streams[1], Ingester_Select_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SelectRequest, SelectResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_SelectClient = grpc.BidiStreamingClient[SelectRequest, SelectResponse]
+
+func (c *ingesterClient) LabelSets(ctx context.Context, in *Selection, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelSetsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Ingester_ServiceDesc.Streams[2], Ingester_LabelSets_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Selection, LabelSetsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_LabelSetsClient = grpc.ServerStreamingClient[LabelSetsResponse]
+
+// IngesterServer is the server API for Ingester service.
+// All implementations must embed UnimplementedIngesterServer
+// for forward compatibility.
+//
+// Ingester is what servers of ours ask of an ingester. Statuses are those of
+// Ingest.
+type IngesterServer interface {
+	// Replicate stores pushes that a gateway has checked. Messages and answers
+	// carry as many as have come together; answers come in any order. What a
+	// client has not got an answer for when the call ends may be stored or not.
+	Replicate(grpc.BidiStreamingServer[Replications, ReplicationResults]) error
+	// Select finds streams of a tenant, and then loads blocks of them, for as long
+	// as the call lasts: the first request has a selection, the others loads. What
+	// has been selected stays loadable.
+	Select(grpc.BidiStreamingServer[SelectRequest, SelectResponse]) error
+	// LabelSets finds streams that have entries in a range of time.
+	LabelSets(*Selection, grpc.ServerStreamingServer[LabelSetsResponse]) error
+	mustEmbedUnimplementedIngesterServer()
+}
+
+// UnimplementedIngesterServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedIngesterServer struct{}
+
+func (UnimplementedIngesterServer) Replicate(grpc.BidiStreamingServer[Replications, ReplicationResults]) error {
+	return status.Error(codes.Unimplemented, "method Replicate not implemented")
+}
+func (UnimplementedIngesterServer) Select(grpc.BidiStreamingServer[SelectRequest, SelectResponse]) error {
+	return status.Error(codes.Unimplemented, "method Select not implemented")
+}
+func (UnimplementedIngesterServer) LabelSets(*Selection, grpc.ServerStreamingServer[LabelSetsResponse]) error {
+	return status.Error(codes.Unimplemented, "method LabelSets not implemented")
+}
+func (UnimplementedIngesterServer) mustEmbedUnimplementedIngesterServer() {}
+func (UnimplementedIngesterServer) testEmbeddedByValue()                  {}
+
+// UnsafeIngesterServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to IngesterServer will
+// result in compilation errors.
+type UnsafeIngesterServer interface {
+	mustEmbedUnimplementedIngesterServer()
+}
+
+func RegisterIngesterServer(s grpc.ServiceRegistrar, srv IngesterServer) {
+	// If the following call panics, it indicates UnimplementedIngesterServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Ingester_ServiceDesc, srv)
+}
+
+func _Ingester_Replicate_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(IngesterServer).Replicate(&grpc.GenericServerStream[Replications, ReplicationResults]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_ReplicateServer = grpc.BidiStreamingServer[Replications, ReplicationResults]
+
+func _Ingester_Select_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(IngesterServer).Select(&grpc.GenericServerStream[SelectRequest, SelectResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_SelectServer = grpc.BidiStreamingServer[SelectRequest, SelectResponse]
+
+func _Ingester_LabelSets_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Selection)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(IngesterServer).LabelSets(m, &grpc.GenericServerStream[Selection, LabelSetsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Ingester_LabelSetsServer = grpc.ServerStreamingServer[LabelSetsResponse]
+
+// Ingester_ServiceDesc is the grpc.ServiceDesc for Ingester service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Ingester_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "loki_go.ingest.v1.Ingester",
+	HandlerType: (*IngesterServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Replicate",
+			Handler:       _Ingester_Replicate_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Select",
+			Handler:       _Ingester_Select_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "LabelSets",
+			Handler:       _Ingester_LabelSets_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "ingestpb/ingest.proto",
+}

@@ -1,0 +1,108 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/proto/ingestpb"
+	"github.com/loki-go/loki-go/storage/chunk"
+)
+
+var errEnd = io.EOF
+
+// selected is a selection of a query in another instance. Its blocks are loaded
+// one after the other.
+type selected struct {
+	stream  grpc.BidiStreamingClient[ingestpb.SelectRequest, ingestpb.SelectResponse]
+	timeout time.Duration
+	cancel  context.CancelCauseFunc
+
+	mu     sync.Mutex
+	blocks uint32
+	err    error // why no more can be loaded
+}
+
+// recv receives one answer, within the time that it may take.
+func (s *selected) recv() (*ingestpb.SelectResponse, error) {
+	t := time.AfterFunc(s.timeout, func() { s.cancel(fmt.Errorf("no answer within %v", s.timeout)) })
+	defer t.Stop()
+	return s.stream.Recv()
+}
+
+// series reads the answer to the selection.
+func (s *selected) series() ([]chunk.Series, error) {
+	var out []chunk.Series
+	for {
+		msg, err := s.recv()
+		if err != nil {
+			return nil, err
+		}
+		for _, st := range msg.Streams {
+			ls, err := labels.Parse(st.Labels)
+			if err != nil {
+				return nil, err
+			}
+			series := chunk.Series{Labels: ls}
+			for _, b := range st.Blocks {
+				series.Blocks = append(series.Blocks, &remoteBlock{s: s, number: s.blocks, mint: b.MinTime, maxt: b.MaxTime, entries: int(b.Entries)})
+				s.blocks++
+			}
+			out = append(out, series)
+		}
+		if msg.Done {
+			return out, nil
+		}
+	}
+}
+
+// remoteBlock is a block in another instance.
+type remoteBlock struct {
+	s          *selected
+	number     uint32
+	mint, maxt int64
+	entries    int
+}
+
+func (b *remoteBlock) Bounds() (int64, int64) { return b.mint, b.maxt }
+func (b *remoteBlock) NumEntries() int        { return b.entries }
+
+// Load implements chunk.BlockRef.
+func (b *remoteBlock) Load(dst []byte) ([]byte, []string, error) {
+	s := b.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, nil, s.err
+	}
+	content, err := s.load(b.number)
+	if err != nil {
+		s.err = fmt.Errorf("%w: %w", errSelection, err)
+		s.cancel(err)
+		return nil, nil, err
+	}
+	if content.Error != "" {
+		return nil, nil, errors.New(content.Error)
+	}
+	return append(dst, content.Content...), content.Symbols, nil
+}
+
+func (s *selected) load(number uint32) (*ingestpb.BlockContent, error) {
+	if err := s.stream.Send(&ingestpb.SelectRequest{Load: number}); err != nil && !errors.Is(err, errEnd) {
+		return nil, err
+	}
+	msg, err := s.recv()
+	if err != nil {
+		return nil, err
+	}
+	if msg.Block == nil {
+		return nil, errors.New("an answer has no block")
+	}
+	return msg.Block, nil
+}
