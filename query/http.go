@@ -18,6 +18,7 @@ import (
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/metric"
 )
 
 // BuildInfo is what /loki/api/v1/status/buildinfo tells.
@@ -141,13 +142,14 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, route string, err
 		bad *RequestError
 		pe  *push.Error
 		lq  *logql.ParseError
+		mq  *metric.Error
 		lim limitError
 	)
 	switch {
 	case errors.As(err, &inv):
 		code = http.StatusBadRequest
 		w.Header().Set("Content-Type", "application/json; charset=UTF-8")
-	case errors.As(err, &bad), errors.As(err, &lq), errors.As(err, &lim):
+	case errors.As(err, &bad), errors.As(err, &lq), errors.As(err, &mq), errors.As(err, &lim):
 		code = http.StatusBadRequest
 	case errors.As(err, &pe):
 		code = pe.Reason.Status()
@@ -177,12 +179,12 @@ func (h *Handler) queryRange(c *call, j *jsonWriter) error {
 	if err != nil {
 		return err
 	}
-	if v, _, ok := logql.Constant(expr); ok {
-		j.matrix(v, p.start, p.end, int64(p.step))
-		return nil
+	q, ok := expr.(*logql.LogQuery)
+	if !ok {
+		return h.metric(c, j, expr, p.start, p.end, int64(p.step))
 	}
 	r, err := h.deps.Engine.Run(c.Context(), Request{
-		Tenant: c.tenant, Query: expr.(*logql.LogQuery), From: p.start, Through: p.end,
+		Tenant: c.tenant, Query: q, From: p.start, Through: p.end,
 		Limit: p.limit, Direction: p.direction, Interval: p.interval,
 	})
 	if err != nil {
@@ -221,11 +223,32 @@ func (h *Handler) query(c *call, j *jsonWriter) error {
 	if err != nil {
 		return err
 	}
-	v, vector, ok := logql.Constant(expr)
-	if !ok {
+	if _, ok := expr.(*logql.LogQuery); ok {
 		return badRequest("log queries are not supported as an instant query type, please change your query to a range query type")
 	}
-	j.constant(v, vector, at)
+	if v, ok := logql.Constant(expr); ok {
+		j.scalar(v, at)
+		return nil
+	}
+	r, err := h.deps.Engine.RunMetric(c.Context(), MetricRequest{Tenant: c.tenant, Query: expr, Start: at, End: at})
+	if err != nil {
+		return err
+	}
+	j.vector(r)
+	return nil
+}
+
+// metric answers a metric query over a range, whose ends move outward to
+// multiples of the step, as in Loki.
+func (h *Handler) metric(c *call, j *jsonWriter, expr logql.Expr, start, end, step int64) error {
+	start, end = align(start, end, step)
+	r, err := h.deps.Engine.RunMetric(c.Context(), MetricRequest{Tenant: c.tenant, Query: expr, Start: start, End: end, Step: step})
+	if err != nil {
+		return err
+	}
+	h.deps.Log.Debug("metric query", "tenant", c.tenant, "took", r.Stats.Exec, "waited", r.Stats.Queue, "series", len(r.Series),
+		"blocks", r.Stats.Memory.BlocksLoaded+r.Stats.Store.BlocksLoaded)
+	j.matrix(r)
 	return nil
 }
 

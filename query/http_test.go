@@ -21,7 +21,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/storage"
 )
@@ -129,7 +128,7 @@ func TestQueryRange(t *testing.T) {
 		`["1699999999999999980","one",{}],`+
 		`["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}]]}]`)
 	f(`query={app="web",host=""}`, "x, categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
-		`{"stream":{"app":"web"},"values":[["1699999999999999985","shard\t\u0001\ufffd\u2028é",{"structuredMetadata":{"app_extracted":"other","app_extracted_extracted":"third"}}]]}]`)
+		`{"stream":{"app":"web"},"values":[["1699999999999999985","shard\t\u0001\ufffd\u2028é",{"structuredMetadata":{"app_extracted":"third"}}]]}]`)
 	// A label from metadata makes the same set as one of the index: app=db with host, next to it.
 	f(`query={app=~"db|web"} |= "e"&limit=3`, "", `"streams","result":[`+
 		`{"stream":{"app":"db","host":"h1"},"values":[["1699999999999999970","select"]]},`+
@@ -144,30 +143,6 @@ func TestQueryRange(t *testing.T) {
 	f(`query={app="web",host="h1"}&interval=0.000000015`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
 		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}],["1699999999999999960","zero",{"structuredMetadata":{"level":"warn"}}]]}]`)
 	f(`query=vector(1)+vector(1)&start=1700000000&end=1700000002.5&step=1`, "", `"matrix","result":[{"metric":{},"values":[[1700000000,"2"],[1700000001,"2"],[1700000002,"2"],[1700000003,"2"]]}]`)
-}
-
-func TestShownMetadata(t *testing.T) {
-	f := func(ls, meta, want string) {
-		t.Helper()
-		l, err := labels.Parse(ls)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var p Pairs
-		for kv := range strings.SplitSeq(meta, ",") {
-			n, v, _ := strings.Cut(kv, "=")
-			p = appendText(appendText(p, n), v)
-		}
-		if got := shownMetadata(l, p).String(); got != want {
-			t.Fatalf("%s beside %s: got %s, want %s", meta, ls, got, want)
-		}
-	}
-	f(`{a="b"}`, "c=d,e=f", `{c="d", e="f"}`)
-	f(`{a="b"}`, "c=,e=f", `{e="f"}`)
-	f(`{a="b"}`, "a=1", `{a_extracted="1"}`)
-	f(`{a="b"}`, "a=1,a_extracted=2", `{a_extracted="1", a_extracted_extracted="2"}`)
-	f(`{a="b", a_extracted="c"}`, "a=1,a_extracted=2", `{a_extracted_extracted="1", a_extracted_extracted_extracted="2"}`)
-	f(`{a="b"}`, "c=1,c=2,c=3", `{c="1", c_extracted="2", c_extracted_extracted="3"}`)
 }
 
 // TestSameShownLabels has streams that differ only in whether a name is a
@@ -220,7 +195,8 @@ func TestErrors(t *testing.T) {
 	f("labels", 400, "tenant ID 'a/b' contains unsupported character '/'", "X-Scope-OrgID", "a/b")
 	f("query_range?query="+q(`{a="b"`), 400, "parse error at line 1, col 7: syntax error: unexpected $end, expecting } or ,")
 	f("query_range", 400, "parse error : syntax error: unexpected $end")
-	f("query_range?query="+q(`rate({a="b"}[1m])`), 400, "parse error at line 1, col 1: the function rate is not supported by this version")
+	f("query_range?query="+q(`rate({a="b"}[1m])`), 500, `cannot read a block of stream {a="b"}, 2023-11-14T22:13:19.999999999Z to 2023-11-14T22:13:19.999999999Z: chunk t/1234/5:6:7 is missing`)
+	f("query_range?query="+q(`{a="b"} |~ "("`), 400, "parse error : stage '|~ \"(\"' : error parsing regexp: missing closing ): `(`")
 	f("query_range?query="+ok+"&limit=5001", 400, "max entries limit per query exceeded, limit > max_entries_limit_per_query (5001 > 5000)")
 	f("query_range?query="+ok+"&limit=0", 400, "limit must be a positive value")
 	f("query_range?query="+ok+"&limit=x", 400, `strconv.Atoi: parsing "x": invalid syntax`)
@@ -536,8 +512,9 @@ func FuzzParams(f *testing.F) {
 		if p.end < p.start || p.limit <= 0 || p.step <= 0 || p.interval < 0 || (uint64(p.end)-uint64(p.start))/uint64(p.step) > maxPoints {
 			t.Fatalf("%q: accepted as %+v", s, p)
 		}
-		j := jsonWriter{w: io.Discard}
-		j.matrix(1, p.start, p.end, int64(p.step))
+		if start, end := align(p.start, p.end, int64(p.step)); start > p.start || end < p.end {
+			t.Fatalf("%q: aligned to %d, %d", s, start, end)
+		}
 	})
 }
 

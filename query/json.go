@@ -1,8 +1,6 @@
 package query
 
 import (
-	"bytes"
-	"encoding/binary"
 	"io"
 	"math"
 	"slices"
@@ -114,8 +112,9 @@ type shown struct {
 }
 
 // streams writes the answer to a log query. With categorize, streams are those
-// of the index and every entry has its metadata beside it; without, metadata
-// counts as labels, and a stream is shown as one for each set of it.
+// of the index and every entry has beside it what comes from its metadata and
+// from parsers; without, all of that counts as labels, and a stream is shown as
+// one for each set of them.
 func (j *jsonWriter) streams(r *Result, categorize bool) {
 	j.raw(`{"status":"success","data":{"resultType":"streams",`)
 	if categorize {
@@ -139,7 +138,7 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 			j.raw(`",`)
 			j.buf = appendJSON(j.buf, e.Line, true)
 			if categorize {
-				j.metadata(r.Streams[e.Stream], e.Meta)
+				j.categories(&r.Labels[e.Labels])
 			}
 			j.raw("]")
 			j.flushIfFull()
@@ -151,144 +150,102 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 	j.raw("}}\n")
 }
 
-// metadata writes the third element of a categorised value.
-func (j *jsonWriter) metadata(ls labels.Labels, p Pairs) {
-	j.raw(`,{`)
-	sep := `"structuredMetadata":{`
-	for it := (shownPairs{labels: ls, rest: p}); it.next(); sep = "," {
-		j.raw(sep)
-		j.buf = appendJSON(j.buf, it.name, false)
-		j.buf = append(j.buf, ':')
-		j.buf = appendJSON(j.buf, it.value, false)
+// categories writes the third element of a categorised value.
+func (j *jsonWriter) categories(l *EntryLabels) {
+	j.raw(",{")
+	if len(l.Meta) > 0 {
+		j.raw(`"structuredMetadata":`)
+		j.labels(l.Meta)
 	}
-	if sep == "," {
-		j.raw("}")
+	if len(l.Parsed) > 0 {
+		if len(l.Meta) > 0 {
+			j.raw(",")
+		}
+		j.raw(`"parsed":`)
+		j.labels(l.Parsed)
 	}
 	j.raw("}")
-}
-
-// extracted is the suffix of a metadata name that a label has already.
-const extracted = "_extracted"
-
-// shownPairs walks metadata under the names by which it is shown beside labels.
-// Like a label, metadata without a value is not shown.
-type shownPairs struct {
-	labels      labels.Labels
-	rest        Pairs
-	name, value []byte
-	last        []byte   // name in the source of the pair before
-	renamed     []string // names that are not those of the source
-}
-
-func (s *shownPairs) next() bool {
-	for {
-		var ok bool
-		if s.name, s.value, ok = s.rest.Next(); !ok {
-			return false
-		}
-		if len(s.value) > 0 {
-			break
-		}
-	}
-	twice := s.last != nil && bytes.Equal(s.last, s.name)
-	s.last = s.name
-	if !twice && !s.taken(s.name) {
-		return true
-	}
-	name := string(s.name) + extracted
-	for s.taken([]byte(name)) {
-		name += extracted
-	}
-	s.name, s.renamed = []byte(name), append(s.renamed, name)
-	return true
-}
-
-// taken reports whether a label has the name, or metadata that was renamed.
-func (s *shownPairs) taken(name []byte) bool {
-	for i := range s.labels {
-		if s.labels[i].Name == string(name) {
-			return true
-		}
-	}
-	for _, n := range s.renamed {
-		if n == string(name) {
-			return true
-		}
-	}
-	return false
-}
-
-func shownMetadata(ls labels.Labels, p Pairs) labels.Labels {
-	var out labels.Labels
-	for it := (shownPairs{labels: ls, rest: p}); it.next(); {
-		out = append(out, labels.Label{Name: string(it.name), Value: string(it.value)})
-	}
-	return out
 }
 
 // group sorts the entries into the streams that are shown, ordered by text.
 // Within a stream they keep their order.
 func group(r *Result, categorize bool) []*shown {
 	var out []*shown
-	byEntry := map[string]*shown{} // stream number and metadata
 	byText := map[string]*shown{}
-	var id []byte
-	for i := range r.Entries {
-		e := &r.Entries[i]
-		id = binary.LittleEndian.AppendUint64(id[:0], uint64(e.Stream))
-		if !categorize {
-			id = append(id, e.Meta...)
+	sets := make([]*shown, len(r.Labels))
+	for i := range r.Labels {
+		l := &r.Labels[i]
+		ls := l.Stream
+		if !categorize && len(l.Meta)+len(l.Parsed) > 0 {
+			ls = slices.Concat(ls, l.Meta, l.Parsed)
+			ls.Sort()
 		}
-		s := byEntry[string(id)]
+		text := ls.String()
+		s := byText[text]
 		if s == nil {
-			ls := r.Streams[e.Stream]
-			if !categorize && len(e.Meta) > 0 {
-				ls = slices.Concat(ls, shownMetadata(ls, e.Meta))
-				ls.Sort()
-			}
-			text := ls.String()
-			if s = byText[text]; s == nil {
-				s = &shown{labels: ls, text: text}
-				out, byText[text] = append(out, s), s
-			}
-			byEntry[string(id)] = s
+			s = &shown{labels: ls, text: text}
+			out, byText[text] = append(out, s), s
 		}
+		sets[i] = s
+	}
+	for i := range r.Entries {
+		s := sets[r.Entries[i].Labels]
 		s.entries = append(s.entries, i)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].text < out[j].text })
 	return out
 }
 
-// constant writes a value at one time: a scalar or a vector.
-func (j *jsonWriter) constant(v float64, vector bool, ts int64) {
-	if vector {
-		j.raw(`{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":`)
-		j.sample(ts, v)
-		j.raw(`}],"stats":`)
-	} else {
-		j.raw(`{"status":"success","data":{"resultType":"scalar","result":`)
-		j.sample(ts, v)
-		j.raw(`,"stats":`)
-	}
+// scalar writes a number at a time.
+func (j *jsonWriter) scalar(v float64, ts int64) {
+	j.raw(`{"status":"success","data":{"resultType":"scalar","result":`)
+	j.sample(ts/1e6, v)
+	j.raw(`,"stats":`)
 	j.stats(&Stats{})
 	j.raw("}}\n")
 }
 
-// matrix writes a value that is the same at every step of a range, whose ends
-// move outward to multiples of the step, as in Loki.
-func (j *jsonWriter) matrix(v float64, start, end, step int64) {
-	start, end = align(start, end, step)
-	j.raw(`{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[`)
-	steps := int64((uint64(end) - uint64(start)) / uint64(step)) // at most maxPoints and a few
-	for i := range steps + 1 {
+// vector writes the values of a metric query at one time.
+func (j *jsonWriter) vector(r *MetricResult) {
+	j.raw(`{"status":"success","data":{"resultType":"vector","result":[`)
+	sep := `{"metric":`
+	for _, s := range r.Series {
+		for _, p := range s.Points {
+			j.raw(sep)
+			j.labels(s.Labels)
+			j.raw(`,"value":`)
+			j.sample(p.MS, p.Value)
+			j.raw("}")
+			j.flushIfFull()
+			sep = `,{"metric":`
+		}
+	}
+	j.raw(`],"stats":`)
+	j.stats(&r.Stats)
+	j.raw("}}\n")
+}
+
+// matrix writes the values of a metric query over a range.
+func (j *jsonWriter) matrix(r *MetricResult) {
+	j.raw(`{"status":"success","data":{"resultType":"matrix","result":[`)
+	for i, s := range r.Series {
 		if i > 0 {
 			j.raw(",")
 		}
-		j.sample(start+i*step, v)
-		j.flushIfFull()
+		j.raw(`{"metric":`)
+		j.labels(s.Labels)
+		j.raw(`,"values":[`)
+		for k, p := range s.Points {
+			if k > 0 {
+				j.raw(",")
+			}
+			j.sample(p.MS, p.Value)
+			j.flushIfFull()
+		}
+		j.raw("]}")
 	}
-	j.raw(`]}],"stats":`)
-	j.stats(&Stats{})
+	j.raw(`],"stats":`)
+	j.stats(&r.Stats)
 	j.raw("}}\n")
 }
 
@@ -303,10 +260,10 @@ func align(start, end, step int64) (int64, int64) {
 	return start, end
 }
 
-// sample writes a time in seconds, to the millisecond, and a value.
-func (j *jsonWriter) sample(ts int64, v float64) {
+// sample writes a time, which is given in ms, in seconds, and a value.
+func (j *jsonWriter) sample(ms int64, v float64) {
 	j.raw("[")
-	j.buf = strconv.AppendFloat(j.buf, float64(ts/int64(time.Millisecond))/1000, 'f', -1, 64)
+	j.buf = strconv.AppendFloat(j.buf, float64(ms)/1000, 'f', -1, 64)
 	j.raw(`,"`)
 	j.buf = strconv.AppendFloat(j.buf, v, 'f', -1, 64)
 	j.raw(`"]`)

@@ -6,7 +6,7 @@ import "encoding/binary"
 // length (uvarint), in the order of the source.
 type Pairs []byte
 
-func appendText(dst []byte, s string) []byte {
+func appendText[T string | []byte](dst []byte, s T) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(s)))
 	return append(dst, s...)
 }

@@ -36,6 +36,7 @@
 package query
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -49,6 +50,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
@@ -88,12 +90,14 @@ func (c Config) Validate() []error {
 type Limits struct {
 	MaxEntries     int           `yaml:"max-entries-limit-per-query" help:"entries that one log query may ask for (0: any number)"`
 	MaxQueryLength time.Duration `yaml:"max-query-length" help:"longest time range of a query (0: any)"`
+	MaxQueryRange  time.Duration `yaml:"max-query-range" help:"longest interval of a metric query, as in rate({}[1h]) (0: any)"`
+	MaxQuerySeries int           `yaml:"max-query-series" help:"series that a metric query may return (0: any number)"`
 	QueryTimeout   time.Duration `yaml:"query-timeout" help:"time after which a query is given up (0: never)"`
 }
 
 // DefaultLimits returns Loki's defaults.
 func DefaultLimits() Limits {
-	return Limits{MaxEntries: 5000, MaxQueryLength: 721 * time.Hour, QueryTimeout: time.Minute}
+	return Limits{MaxEntries: 5000, MaxQueryLength: 721 * time.Hour, MaxQuerySeries: 500, QueryTimeout: time.Minute}
 }
 
 // Validate returns all problems.
@@ -104,6 +108,12 @@ func (l Limits) Validate() []error {
 	}
 	if l.MaxQueryLength < 0 {
 		errs = append(errs, fmt.Errorf("max-query-length: %v is negative", l.MaxQueryLength))
+	}
+	if l.MaxQueryRange < 0 {
+		errs = append(errs, fmt.Errorf("max-query-range: %v is negative", l.MaxQueryRange))
+	}
+	if l.MaxQuerySeries < 0 {
+		errs = append(errs, fmt.Errorf("max-query-series: %d is negative", l.MaxQuerySeries))
 	}
 	if l.QueryTimeout < 0 {
 		errs = append(errs, fmt.Errorf("query-timeout: %v is negative", l.QueryTimeout))
@@ -171,11 +181,19 @@ type Entry struct {
 	Stream int // number in Result.Streams
 	Line   []byte
 	Meta   Pairs
+	Labels int // number in Result.Labels
+}
+
+// EntryLabels are the labels of an entry by where they are from, as the stages
+// of the query left them. Each part is sorted by name.
+type EntryLabels struct {
+	Stream, Meta, Parsed labels.Labels
 }
 
 // Result is the answer to a log query: entries in the order asked for.
 type Result struct {
 	Streams []labels.Labels // of the selected streams, sorted by their text
+	Labels  []EntryLabels   // of the entries
 	Entries []Entry
 	Stats   Stats
 }
@@ -186,6 +204,8 @@ type Stats struct {
 	Exec, Queue   time.Duration
 	Entries       int
 }
+
+func (s *Stats) sources() [2]*SourceStats { return [2]*SourceStats{&s.Memory, &s.Store} }
 
 // SourceStats is what a query took from one source.
 type SourceStats struct {
@@ -217,9 +237,9 @@ func (e *Engine) Run(ctx context.Context, r Request) (*Result, error) {
 	if err := checkLength(lim, r.From, r.Through); err != nil {
 		return nil, err
 	}
-	filter, err := r.Query.Compile()
+	pipe, err := pipeline.New(r.Query.Stages)
 	if err != nil {
-		return nil, &RequestError{Msg: err.Error()}
+		return nil, err
 	}
 	ctx, release, waited, err := e.begin(ctx, lim)
 	if err != nil {
@@ -229,21 +249,56 @@ func (e *Engine) Run(ctx context.Context, r Request) (*Result, error) {
 	start := time.Now()
 	res := &Result{}
 	res.Stats.Queue = waited
-	p := plan{backward: r.Direction == Backward, stats: [2]*SourceStats{&res.Stats.Memory, &res.Stats.Store}}
-	if r.From < r.Through {
-		if err := e.selectBlocks(ctx, &p, r); err != nil {
-			return nil, err
-		}
+	p := plan{backward: r.Direction == Backward, stats: res.Stats.sources()}
+	if err := e.selectBlocks(ctx, &p, r.Tenant, r.Query.Matchers, r.From, r.Through); err != nil {
+		return nil, err
 	}
 	res.Streams = p.streams
-	s := newScan(&p, filter, e.cfg.MaxResultBytes)
+	s := newScan(&p, pipe, e.cfg.MaxResultBytes)
 	defer s.free()
 	if res.Entries, err = s.run(ctx, r); err != nil {
 		return nil, err
 	}
+	res.finish(pipe)
 	res.Stats.Exec, res.Stats.Entries = time.Since(start), len(res.Entries)
 	e.metrics.done(&res.Stats)
 	return res, nil
+}
+
+// finish makes the lines and labels that are shown. The entries that were chosen
+// go through the pipeline once more: a query keeps what its stages made for
+// these only.
+func (r *Result) finish(pipe *pipeline.Pipeline) {
+	byText := map[string]int{}
+	var id []byte
+	for i := range r.Entries {
+		e := &r.Entries[i]
+		pipe.For(r.Streams[e.Stream])
+		pipe.Begin()
+		for p := e.Meta; ; {
+			name, value, ok := p.Next()
+			if !ok {
+				break
+			}
+			if len(value) > 0 {
+				pipe.Meta(string(name), string(value))
+			}
+		}
+		if pipe.Match(e.TS, e.Line) && !pipe.Simple() {
+			e.Line = bytes.Clone(pipe.Line())
+		}
+		var l EntryLabels
+		l.Stream, l.Meta, l.Parsed = pipe.Result()
+		id = l.Stream.AppendString(id[:0])
+		id = l.Meta.AppendString(id)
+		id = l.Parsed.AppendString(id)
+		n, ok := byText[string(id)]
+		if !ok {
+			n = len(r.Labels)
+			r.Labels, byText[string(id)] = append(r.Labels, l), n
+		}
+		e.Labels = n
+	}
 }
 
 // begin waits for a slot and starts the clock of the query's timeout.
@@ -293,7 +348,10 @@ type block struct {
 }
 
 // selectBlocks asks the sources, memory first (see the package comment).
-func (e *Engine) selectBlocks(ctx context.Context, p *plan, r Request) error {
+func (e *Engine) selectBlocks(ctx context.Context, p *plan, tenant string, ms []*labels.Matcher, from, through int64) error {
+	if from >= through {
+		return nil
+	}
 	numbers := map[string]uint32{}
 	var texts []string
 	for i, src := range []Source{e.deps.Memory, e.deps.Store} {
@@ -301,11 +359,12 @@ func (e *Engine) selectBlocks(ctx context.Context, p *plan, r Request) error {
 			continue
 		}
 		start := time.Now()
-		series, err := src.Select(ctx, r.Tenant, r.Query.Matchers, r.From, r.Through)
+		series, err := src.Select(ctx, tenant, ms, from, through)
 		if err != nil {
 			return err
 		}
-		p.stats[i].Asked, p.stats[i].Select = true, time.Since(start)
+		p.stats[i].Asked = true
+		p.stats[i].Select += time.Since(start)
 		for _, s := range series {
 			ls := visible(s.Labels)
 			text := ls.String()
@@ -315,7 +374,7 @@ func (e *Engine) selectBlocks(ctx context.Context, p *plan, r Request) error {
 				numbers[text] = n
 				p.streams, texts = append(p.streams, ls), append(texts, text)
 			}
-			p.add(s.Blocks, n, uint8(i), r.From, r.Through)
+			p.add(s.Blocks, n, uint8(i), from, through)
 		}
 	}
 	p.order(texts)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
@@ -396,7 +397,7 @@ func (c *testCase) naive() []string {
 	if c.req.Direction == Backward {
 		slices.Reverse(c.all)
 	}
-	filter, err := c.req.Query.Compile()
+	pipe, err := pipeline.New(c.req.Query.Stages)
 	if err != nil {
 		panic(err)
 	}
@@ -405,7 +406,7 @@ func (c *testCase) naive() []string {
 	last := int64(-1 << 62)
 	for _, p := range c.all {
 		ls, _ := labels.Parse(p.labels)
-		if p.ts < c.req.From || p.ts >= c.req.Through || !labels.MatchAll(c.req.Query.Matchers, ls) || !filter.Match([]byte(p.line)) {
+		if p.ts < c.req.From || p.ts >= c.req.Through || !labels.MatchAll(c.req.Query.Matchers, ls) || !pipe.MatchLine([]byte(p.line)) {
 			continue
 		}
 		if i, ok := chosen[p.id()]; ok {
@@ -581,7 +582,7 @@ func TestConfig(t *testing.T) {
 	if errs := append(DefaultConfig().Validate(), DefaultLimits().Validate()...); len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	if errs := append(Config{}.Validate(), Limits{-1, -1, -1}.Validate()...); len(errs) != 5 {
+	if errs := append(Config{}.Validate(), Limits{-1, -1, -1, -1, -1}.Validate()...); len(errs) != 7 {
 		t.Fatal(errs)
 	}
 	if _, err := New(Deps{}, Config{}); err == nil {
@@ -719,7 +720,7 @@ func FuzzScan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte, needle string, limit int) {
 		block := &testBlock{mint: -1 << 63, maxt: 1<<63 - 1, content: content, symbols: []string{"k", "v"}}
 		q := logQuery(t, `{a="b"}`)
-		q.Filters = []logql.LineFilter{{Op: logql.Contains, Texts: []string{needle}}}
+		q.Stages = []logql.Stage{&logql.LineFilters{Filters: []logql.LineFilter{{Op: logql.Contains, Texts: []logql.FilterText{{Text: needle}}}}}}
 		e, err := New(Deps{Store: new(fake).add(`{a="b"}`, block), Limits: func(string) Limits { return Limits{} }}, DefaultConfig())
 		if err != nil {
 			t.Fatal(err)

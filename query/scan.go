@@ -10,14 +10,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
 // scan reads the blocks of a plan. Its buffers serve many queries.
 type scan struct {
 	plan     *plan
-	filter   *logql.Filter
+	pipe     *pipeline.Pipeline
 	maxBytes int64
 	*buffers
 }
@@ -37,8 +37,8 @@ const (
 
 var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
 
-func newScan(p *plan, f *logql.Filter, maxBytes int64) *scan {
-	return &scan{plan: p, filter: f, maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
+func newScan(p *plan, pipe *pipeline.Pipeline, maxBytes int64) *scan {
+	return &scan{plan: p, pipe: pipe, maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
 }
 
 func (s *scan) free() {
@@ -164,15 +164,18 @@ func (s *scan) block(ctx context.Context, t *top, b *block, from, through int64)
 	content, symbols, err := b.ref.Load(s.content[:0])
 	st.Load += time.Since(start)
 	if err != nil {
-		return s.broken(b, err)
+		return s.plan.broken(b, err)
 	}
 	s.content = content
 	st.BlocksLoaded++
 	st.Bytes += int64(len(content))
-	hits := newHits(content, s.filter.Needle())
+	hits := newHits(content, s.pipe.Needle())
 	if hits.next < 0 {
 		st.Lines += int64(b.ref.NumEntries())
 		return nil
+	}
+	if !s.pipe.Simple() {
+		s.pipe.For(s.plan.streams[b.stream])
 	}
 	v := visit{scan: s, ctx: ctx, top: t, block: b, stats: st, content: content, symbols: symbols, from: from, through: through, hits: hits}
 	if s.plan.backward {
@@ -181,19 +184,19 @@ func (s *scan) block(ctx context.Context, t *top, b *block, from, through int64)
 		err = v.forward()
 	}
 	if errors.Is(err, chunk.ErrContent) {
-		return s.broken(b, err)
+		return s.plan.broken(b, err)
 	}
 	return err
 }
 
 // broken says which block cannot be read, by its name if it has one.
-func (s *scan) broken(b *block, err error) error {
+func (p *plan) broken(b *block, err error) error {
 	name := ""
 	if n, ok := b.ref.(fmt.Stringer); ok {
 		name = " (" + n.String() + ")"
 	}
 	return fmt.Errorf("cannot read a block of stream %s, %s to %s%s: %w",
-		s.plan.streams[b.stream], rfc3339(b.mint), rfc3339(b.maxt), name, err)
+		p.streams[b.stream], rfc3339(b.mint), rfc3339(b.maxt), name, err)
 }
 
 func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
@@ -253,7 +256,13 @@ func (v *visit) forward() error {
 		if it.TS >= v.through || v.top.beyond(it.TS) {
 			return nil
 		}
-		if !v.hits.in(it.Off+it.Len) || it.TS < v.from || !v.filter.Match(it.Line) {
+		if !v.hits.in(it.Off+it.Len) || it.TS < v.from || !v.pipe.MatchLine(it.Line) {
+			continue
+		}
+		if ok, err := v.stages(&it, it.Off); !ok {
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		if err := v.offer(&it, it.Off); err != nil {
@@ -288,7 +297,13 @@ func (v *visit) backward() error {
 		if v.top.beyond(e.TS) {
 			return nil
 		}
-		if !v.filter.Match(e.Line) {
+		if !v.pipe.MatchLine(e.Line) {
+			continue
+		}
+		if ok, err := v.stages(&e, spans[i].off); !ok {
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		if err := v.offer(&e, spans[i].off); err != nil {
@@ -296,6 +311,46 @@ func (v *visit) backward() error {
 		}
 	}
 	return nil
+}
+
+// stages runs what is behind the line filters.
+func (v *visit) stages(it *chunk.EntryIter, off int) (bool, error) {
+	if v.pipe.Simple() {
+		return true, nil
+	}
+	v.pipe.Begin()
+	if err := addMeta(v.pipe, it, v.symbols, off); err != nil {
+		return false, err
+	}
+	return v.pipe.Match(it.TS, it.Line), nil
+}
+
+// addMeta hands a pipeline the metadata of an entry. Like a label, metadata
+// without a value is not there.
+func addMeta(pipe *pipeline.Pipeline, it *chunk.EntryIter, symbols []string, off int) error {
+	for i := 0; i < 2*it.NumPairs; i += 2 {
+		name, err := symbol(it, i, symbols, off)
+		if err != nil {
+			return err
+		}
+		value, err := symbol(it, i+1, symbols, off)
+		if err != nil {
+			return err
+		}
+		if value != "" {
+			pipe.Meta(name, value)
+		}
+	}
+	return nil
+}
+
+// symbol returns a text that an entry refers to.
+func symbol(it *chunk.EntryIter, i int, symbols []string, off int) (string, error) {
+	n := it.Sym(i)
+	if uint64(n) >= uint64(len(symbols)) {
+		return "", fmt.Errorf("%w: entry at offset %d refers to symbol %d of %d", chunk.ErrContent, off, n, len(symbols))
+	}
+	return symbols[n], nil
 }
 
 // offer hands the entry to the collection, with its metadata spelled out: the
@@ -308,11 +363,11 @@ func (v *visit) offer(it *chunk.EntryIter, off int) error {
 	}
 	data := append(v.data[:0], it.Line...)
 	for i := range 2 * it.NumPairs {
-		n := it.Sym(i)
-		if uint64(n) >= uint64(len(v.symbols)) {
-			return fmt.Errorf("%w: entry at offset %d refers to symbol %d of %d", chunk.ErrContent, off, n, len(v.symbols))
+		text, err := symbol(it, i, v.symbols, off)
+		if err != nil {
+			return err
 		}
-		data = appendText(data, v.symbols[n])
+		data = appendText(data, text)
 	}
 	v.stats.MetaBytes += int64(len(data) - len(it.Line))
 	data = appendTail(data, k)

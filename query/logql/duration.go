@@ -1,17 +1,21 @@
 package logql
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 )
 
-var units = []struct {
+type unit struct {
 	name  string
 	size  time.Duration
 	exact bool // used in output only if nothing remains
-}{
+}
+
+var units = []unit{
 	{"y", 365 * 24 * time.Hour, true},
 	{"w", 7 * 24 * time.Hour, true},
 	{"d", 24 * time.Hour, false},
@@ -22,56 +26,54 @@ var units = []struct {
 }
 
 // ParseDuration reads a duration in Prometheus's notation: integers with the
-// units y, w, d, h, m, s and ms in descending order, such as 1h30m, or 0.
+// units y, w, d, h, m, s and ms in descending order, such as 1h30m, or 0. Error
+// texts are Prometheus's.
 func ParseDuration(s string) (time.Duration, error) {
-	if s == "0" {
+	switch s {
+	case "0":
 		return 0, nil
+	case "":
+		return 0, errors.New("empty duration string")
 	}
-	if d, ok := parseUnits(s); ok {
-		return d, nil
-	}
-	return 0, fmt.Errorf("not a valid duration string: %q", s)
-}
-
-// isDuration reports whether s is a duration in a query, where Go's notation
-// (1.5h, 10us) counts too.
-func isDuration(s string) bool {
-	if _, ok := parseUnits(s); ok {
-		return true
-	}
-	_, err := time.ParseDuration(s)
-	return err == nil
-}
-
-func parseUnits(s string) (time.Duration, bool) {
-	total, first := time.Duration(0), 0
-	for rest := s; rest != "" || s == ""; {
+	total, first := uint64(0), 0
+	for rest := s; rest != ""; {
 		i := 0
 		for i < len(rest) && rest[i] >= '0' && rest[i] <= '9' {
 			i++
 		}
-		n, err := strconv.ParseInt(rest[:i], 10, 64)
-		if err != nil {
-			return 0, false
-		}
 		j := i
-		for j < len(rest) && rest[j] >= 'a' && rest[j] <= 'z' {
+		for j < len(rest) && (rest[j] < '0' || rest[j] > '9') {
 			j++
 		}
-		u := first
-		for u < len(units) && units[u].name != rest[i:j] {
-			u++
+		n, err := strconv.ParseUint(rest[:i], 10, 64)
+		if err != nil || j == i {
+			return 0, fmt.Errorf("not a valid duration string: %q", s)
 		}
-		if u == len(units) || n > math.MaxInt64/int64(units[u].size) {
-			return 0, false
+		u := slices.IndexFunc(units, func(u unit) bool { return u.name == rest[i:j] })
+		switch {
+		case u < 0:
+			return 0, fmt.Errorf("unknown unit %q in duration %q", rest[i:j], s)
+		case u < first:
+			return 0, fmt.Errorf("not a valid duration string: %q", s)
+		case n > 1<<63/uint64(units[u].size):
+			return 0, errors.New("duration out of range")
 		}
-		d := time.Duration(n) * units[u].size
-		if total > math.MaxInt64-d {
-			return 0, false
+		if total += n * uint64(units[u].size); total > math.MaxInt64 {
+			return 0, errors.New("duration out of range")
 		}
-		total, first, rest = total+d, u+1, rest[j:]
+		first, rest = u+1, rest[j:]
 	}
-	return total, true
+	return time.Duration(total), nil
+}
+
+// parseAnyDuration reads a duration in a query, where Go's notation (1.5h,
+// -10us) counts too.
+func parseAnyDuration(s string) (time.Duration, bool) {
+	if d, err := ParseDuration(s); err == nil {
+		return d, true
+	}
+	d, err := time.ParseDuration(s)
+	return d, err == nil
 }
 
 // FormatDuration writes d in Prometheus's notation, to the millisecond.

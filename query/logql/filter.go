@@ -2,6 +2,7 @@ package logql
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"regexp/syntax"
@@ -37,14 +38,14 @@ func (f *Filter) Needle() []byte { return f.needle }
 // KeepsAll reports whether the filter is without effect.
 func (f *Filter) KeepsAll() bool { return len(f.all) == 0 }
 
-// Compile makes the filter of the query.
-func (q *LogQuery) Compile() (*Filter, error) {
+// CompileFilters makes one filter of line filters behind each other.
+func CompileFilters(fs []LineFilter) (*Filter, error) {
 	f := &Filter{}
 	var slow []lineMatcher
-	for _, lf := range q.Filters {
+	for _, lf := range fs {
 		m, err := lf.compile()
 		if err != nil {
-			return nil, &ParseError{Msg: err.Error()}
+			return nil, err
 		}
 		if isAlways(m) {
 			continue
@@ -65,27 +66,46 @@ func (q *LogQuery) Compile() (*Filter, error) {
 func (f LineFilter) compile() (lineMatcher, error) {
 	ms := make([]lineMatcher, 0, len(f.Texts))
 	for _, t := range f.Texts {
-		if f.Op == Contains || f.Op == NotContains {
-			ms = append(ms, newContains(t))
-			continue
-		}
-		re, err := parseLineRegexp(t)
+		m, err := f.Op.compile(t)
 		if err != nil {
 			return nil, err
 		}
-		m := simplify(re)
-		if m == nil {
-			if m, err = newRegexp(t, re); err != nil {
-				return nil, err
-			}
-		}
 		ms = append(ms, m)
+	}
+	// Loki passes over an alternative that every line has, if there are others.
+	if some := slices.DeleteFunc(slices.Clone(ms), isAlways); len(some) > 0 {
+		ms = some
 	}
 	m := oneOf(ms)
 	if f.Op.negative() {
 		m = not{m}
 	}
 	return m, nil
+}
+
+func (op FilterOp) compile(t FilterText) (lineMatcher, error) {
+	switch op {
+	case Contains, NotContains:
+		if !t.IP {
+			return newContains(t.Text), nil
+		}
+		m, err := NewIPMatcher(t.Text)
+		return ipLine{m}, err
+	}
+	if t.IP {
+		return nil, errors.New("ip: invalid operation")
+	}
+	if op == Like || op == NotLike {
+		return newLike(t.Text)
+	}
+	re, err := parseLineRegexp(t.Text)
+	if err != nil {
+		return nil, err
+	}
+	if m := simplify(re); m != nil {
+		return m, nil
+	}
+	return newRegexp(t.Text, re)
 }
 
 // lineMatcher is a predicate on lines.
@@ -146,11 +166,11 @@ func (m not) slow() bool             { return m.m.slow() }
 type anyOf []lineMatcher
 
 func oneOf(ms []lineMatcher) lineMatcher {
-	if len(ms) == 1 {
-		return ms[0]
-	}
 	if slices.ContainsFunc(ms, isAlways) {
 		return always{}
+	}
+	if len(ms) == 1 {
+		return ms[0]
 	}
 	return anyOf(ms)
 }
@@ -291,6 +311,36 @@ func parseLineRegexp(expr string) (*syntax.Regexp, error) {
 func checkMatcherRegexp(expr string) error {
 	_, err := parseRegexp(expr, syntax.Perl|syntax.DotNL)
 	return err
+}
+
+// CompileRegexp compiles a regular expression of bounded size.
+func CompileRegexp(expr string) (*regexp.Regexp, error) {
+	if _, err := parseRegexp(expr, syntax.Perl); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(expr)
+}
+
+// CompileAnchored is CompileRegexp for an expression of the whole text.
+func CompileAnchored(expr string) (*regexp.Regexp, error) { return CompileRegexp("^(?:" + expr + ")$") }
+
+// checkRegexpStage checks the expression of a regexp stage.
+func checkRegexpStage(expr string) error {
+	re, err := parseRegexp(expr, syntax.Perl)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{"": true}
+	for _, n := range re.CapNames() {
+		if seen[n] && n != "" {
+			return fmt.Errorf("duplicate extracted label name '%s'", n)
+		}
+		seen[n] = true
+	}
+	if len(seen) == 1 {
+		return errors.New("at least one named capture must be supplied")
+	}
+	return nil
 }
 
 func parseRegexp(expr string, flags syntax.Flags) (*syntax.Regexp, error) {

@@ -14,7 +14,11 @@ func compile(t testing.TB, filters string) *Filter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := e.(*LogQuery).Compile()
+	var fs []LineFilter
+	for _, st := range e.(*LogQuery).Stages {
+		fs = append(fs, st.(*LineFilters).Filters...)
+	}
+	f, err := CompileFilters(fs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +44,32 @@ func TestFilter(t *testing.T) {
 	f(`|= "x" or "y"`, "abc", false)
 	f(`!= "x" or "b"`, "abc", false)
 	f(`!= "x" or "y"`, "abc", true)
-	f(`|= "x" or ""`, "abc", true)
+	f(`|= "x" or ""`, "abc", false) // what all lines have is no alternative
+	f(`|= "" or ""`, "abc", true)
+	f(`|> "<_> = <_>ms"`, "took = 5ms", true)
+	f(`|> "<_> = <_>ms"`, "took = 5ms.", false)
+	f(`|> "<_> = <_>ms"`, " = 5ms", false)
+	f(`|> "took<_>"`, "took", false)
+	f(`|> "took<_>"`, "took5", true)
+	f(`!> "took<_>"`, "took5", false)
+	f(`|> ""`, "", true)
+	f(`|> ""`, "x", false)
+	f(`|> "<_>"`, "x", true)
+	f(`|> "<_>"`, "", false)
+	f(`|> "a<_>a<_>"`, "aa", false)
+	f(`|> "a < b"`, "a < b", true)
+	f(`|= ip("10.0.0.0/8")`, "from 10.1.2.3:80 to 9.9.9.9", true)
+	f(`|= ip("10.0.0.0/8")`, "from 11.1.2.3", false)
+	f(`!= ip("10.0.0.0/8")`, "from 11.1.2.3", true)
+	f(`|= ip("192.168.0.1-192.168.0.9")`, "192.168.0.9", true)
+	f(`|= ip("192.168.0.1-192.168.0.9")`, "192.168.0.10", false)
+	f(`|= ip("192.168.0.1")`, "x192.168.0.1", true)
+	f(`|= ip("::1")`, "on ::1 it is", true)
+	f(`|= ip("2001:db8::/32")`, "[2001:db8::ff]:443", true)
+	f(`|= ip("2001:db8::1-2001:db8::9")`, "2001:db8::5", true)
+	f(`|= ip("2001:db8::1-2001:db8::9")`, "2001:db8::a", false)
+	f(`|= ip("1.2.3.4") or "x"`, "y 1.2.3.4", true)
+	f(`|= "x" or ip("1.2.3.4")`, "y 1.2.3.4", true)
 	f(`|~ "x|b"`, "abc", true)
 	f(`|~ "^a.c$"`, "abc", true)
 	f(`|~ "^b"`, "abc", false)
@@ -76,7 +105,7 @@ func TestSimplify(t *testing.T) {
 		if simple != (m != nil) {
 			t.Fatalf("%s: simplified to %T", expr, m)
 		}
-		lf := LineFilter{Op: Matches, Texts: []string{expr}}
+		lf := LineFilter{Op: Matches, Texts: []FilterText{{Text: expr}}}
 		if m, err = lf.compile(); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +194,7 @@ func FuzzFilter(f *testing.F) {
 		if _, err := parseLineRegexp(expr); err != nil {
 			return // too complex
 		}
-		m, err := LineFilter{Op: Matches, Texts: []string{expr}}.compile()
+		m, err := LineFilter{Op: Matches, Texts: []FilterText{{Text: expr}}}.compile()
 		if err != nil {
 			t.Fatal(err)
 		}

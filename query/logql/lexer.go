@@ -3,6 +3,8 @@ package logql
 import (
 	"strconv"
 	"strings"
+	"text/scanner"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -16,179 +18,258 @@ const (
 	kindString   kind = "STRING"
 	kindNumber   kind = "NUMBER"
 	kindDuration kind = "DURATION"
+	kindBytes    kind = "BYTES"
 	kindRange    kind = "RANGE"
+	kindFlag     kind = "FUNCTION_FLAG"
 )
 
 type token struct {
 	kind      kind
-	text      string // identifier; unquoted string; number as written
-	num       float64
+	text      string // identifier, keyword or function in lower case; unquoted string; number as written
+	odd       bool   // an identifier only by name: a character that LogQL has no use for
+	dur       time.Duration
+	bytes     uint64
 	line, col int
 }
 
-// operators, the longer ones first.
-var operators = []string{
-	"|=", "|~", "|>", "!=", "!~", "!>", "=~", "==", ">=", "<=",
-	"{", "}", "(", ")", ",", "=", "|", ">", "<", "+", "-", "*", "/", "%", "^", ".",
+// words are tokens wherever they stand, in any case.
+var words = setOf("by without bool on ignoring group_left group_right or and unless json regexp logfmt unpack pattern " +
+	"label_format line_format ip decolorize drop keep variants of unwrap offset label_replace")
+
+// rangeOps, vectorOps and otherCalls are tokens in front of a parenthesis or a
+// grouping only; elsewhere they are identifiers.
+var (
+	rangeOps = setOf("rate rate_counter count_over_time bytes_rate bytes_over_time avg_over_time sum_over_time min_over_time " +
+		"max_over_time stdvar_over_time stddev_over_time quantile_over_time first_over_time last_over_time absent_over_time")
+	vectorOps  = setOf("sum avg max min count stddev stdvar bottomk topk sort sort_desc approx_topk")
+	otherCalls = setOf("vector label_replace ip bytes duration duration_seconds")
+)
+
+// callKinds are the names of call tokens that are not their upper case.
+var callKinds = map[string]kind{
+	"label_replace": "label_replace", "ip": "ip",
+	"bytes": "BYTES_CONV", "duration": "DURATION_CONV", "duration_seconds": "DURATION_SECONDS_CONV",
 }
 
-// lexer splits a query into tokens. Positions count characters from 1, as
-// Loki's messages do.
-type lexer struct {
-	s         string
-	i         int
-	line, col int
-}
-
-func newLexer(s string) lexer { return lexer{s: s, line: 1, col: 1} }
-
-func (l *lexer) advance(n int) {
-	for _, r := range l.s[l.i : l.i+n] {
-		if r == '\n' {
-			l.line++
-			l.col = 1
-		} else {
-			l.col++
-		}
+func setOf(words string) map[string]bool {
+	m := map[string]bool{}
+	for w := range strings.FieldsSeq(words) {
+		m[w] = true
 	}
-	l.i += n
+	return m
 }
 
-// skip moves over white space and comments.
-func (l *lexer) skip() {
-	for l.i < len(l.s) {
-		switch c := l.s[l.i]; {
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
-			l.advance(1)
-		case c == '#':
-			n := strings.IndexByte(l.s[l.i:], '\n')
-			if n < 0 {
-				n = len(l.s) - l.i
-			}
-			l.advance(n)
-		default:
-			return
-		}
+// symbols of one and two characters.
+var symbols = setOf(", . { } = != =~ !~ !> |= |~ |> | ( ) [ ] + - * / % ^ == > >= < <=")
+
+// lexer splits a query into tokens. It follows Go's scanner, since Loki's does,
+// down to its positions: those of a token that was looked at character by
+// character have no line.
+type lexer struct {
+	in  string
+	s   scanner.Scanner
+	err error // the first
+}
+
+func newLexer(in string) *lexer {
+	l := &lexer{in: in}
+	l.s.Init(strings.NewReader(in))
+	l.s.Error = func(_ *scanner.Scanner, msg string) { l.fail(msg) }
+	return l
+}
+
+// fail notes an error at the current token.
+func (l *lexer) fail(msg string) {
+	if l.err == nil {
+		l.err = &ParseError{Line: l.s.Line, Col: l.s.Column, Msg: msg}
+	}
+}
+
+// rest is what follows the token that was read.
+func (l *lexer) rest() string { return l.in[l.s.Pos().Offset:] }
+
+// skip moves over n bytes of the rest.
+func (l *lexer) skip(n int) {
+	for end := l.s.Pos().Offset + n; l.s.Pos().Offset < end; {
+		l.s.Next()
 	}
 }
 
 func (l *lexer) next() (token, error) {
-	l.skip()
-	t := token{line: l.line, col: l.col}
-	if l.i == len(l.s) {
-		if l.s == "" {
-			t.line, t.col = 0, 0
-		}
+	var t token
+	for again := true; again; {
+		t = token{}
+		again = !l.token(&t, l.s.Scan())
+	}
+	t.line, t.col = l.s.Line, l.s.Column
+	return t, l.err
+}
+
+// token makes a token of what the scanner read; false if that was a comment.
+func (l *lexer) token(t *token, r rune) bool {
+	t.text = l.s.TokenText()
+	switch r {
+	case scanner.EOF:
 		t.kind = kindEOF
-		return t, nil
-	}
-	switch c := l.s[l.i]; {
-	case c == '"' || c == '`':
-		return l.quoted(t)
-	case c >= '0' && c <= '9', c == '.' && l.i+1 < len(l.s) && l.s[l.i+1] >= '0' && l.s[l.i+1] <= '9':
-		return l.number(t)
-	case c == '[':
-		return l.rangeToken(t)
-	}
-	if n := identLen(l.s[l.i:]); n > 0 {
-		t.kind, t.text = kindIdent, l.s[l.i:l.i+n]
-		l.advance(n)
-		return t, nil
-	}
-	for _, op := range operators {
-		if strings.HasPrefix(l.s[l.i:], op) {
-			t.kind = kind(op)
-			l.advance(len(op))
-			return t, nil
+		return true
+	case '#':
+		n := strings.IndexByte(l.rest(), '\n')
+		if n < 0 {
+			n = len(l.rest())
 		}
-	}
-	r, _ := utf8.DecodeRuneInString(l.s[l.i:])
-	return t, errorAt(t, "syntax error: unexpected character "+strconv.QuoteRune(r))
-}
-
-func identLen(s string) int {
-	for i, r := range s {
-		if r == '_' || unicode.IsLetter(r) || i > 0 && unicode.IsDigit(r) {
-			continue
-		}
-		return i
-	}
-	return len(s)
-}
-
-// quoted reads a string: with escapes in double quotes, on one line; as it is
-// in backquotes, on any number.
-func (l *lexer) quoted(t token) (token, error) {
-	t.kind = kindString
-	q := l.s[l.i]
-	for j := l.i + 1; j < len(l.s); j++ {
-		switch c := l.s[j]; {
-		case c == q:
-			raw := l.s[l.i : j+1]
-			t.text = raw[1 : len(raw)-1]
-			if q == '"' {
-				var err error
-				if t.text, err = strconv.Unquote(raw); err != nil {
-					return t, errorAt(t, "invalid char escape")
-				}
+		l.skip(n)
+		return false
+	case scanner.Int, scanner.Float:
+		l.number(t)
+		return true
+	case '-':
+		for _, flag := range []string{"--strict", "--keep-empty"} {
+			if after, ok := strings.CutPrefix(l.rest(), flag[1:]); ok && wordEnd(after) {
+				l.skip(len(flag) - 1)
+				t.kind, t.text = kindFlag, flag
+				return true
 			}
-			l.advance(len(raw))
-			return t, nil
-		case q == '`':
-		case c == '\\':
-			j++
-		case c == '\n':
-			return t, errorAt(t, "literal not terminated")
 		}
+		if l.duration(t) {
+			return true
+		}
+	case scanner.String, scanner.RawString:
+		l.unquote(t)
+		return true
+	case '[':
+		l.interval(t)
+		return true
 	}
-	return t, errorAt(t, "literal not terminated")
+	l.word(t, r)
+	return true
 }
 
-// number reads a number or a duration. Where neither can be made of all that
-// follows, the digits alone are a number.
-func (l *lexer) number(t token) (token, error) {
-	t.text = l.s[l.i : l.i+numberLen(l.s[l.i:])]
+// wordEnd reports whether a flag may end before s.
+func wordEnd(s string) bool {
+	r, _ := utf8.DecodeRuneInString(s)
+	return r != '-' && !unicode.IsLetter(r)
+}
+
+func (l *lexer) word(t *token, r rune) {
+	lower := strings.ToLower(t.text)
+	call := rangeOps[lower] || vectorOps[lower] || otherCalls[lower]
+	switch {
+	case call && calls(l.rest()):
+		t.kind, t.text = callKinds[lower], lower
+		if t.kind == "" {
+			t.kind = kind(strings.ToUpper(lower))
+		}
+		return
+	case call:
+		t.kind = kindIdent
+		return
+	}
+	if c, n := utf8.DecodeRuneInString(l.rest()); n > 0 && symbols[t.text+string(c)] {
+		t.kind = kind(t.text + string(c))
+		l.s.Next()
+		return
+	}
+	switch {
+	case words[lower]:
+		t.kind, t.text = kind(lower), lower
+	case symbols[t.text]:
+		t.kind = kind(t.text)
+	default:
+		t.kind, t.odd = kindIdent, r != scanner.Ident
+	}
+}
+
+// calls reports whether s begins with a parenthesis, or with one behind a
+// grouping's word.
+func calls(s string) bool {
+	s = strings.TrimLeftFunc(s, unicode.IsSpace)
+	for _, word := range []string{"by", "without"} {
+		if len(s) >= len(word) && strings.EqualFold(s[:len(word)], word) {
+			s = strings.TrimLeftFunc(s[len(word):], unicode.IsSpace)
+			break
+		}
+	}
+	return strings.HasPrefix(s, "(")
+}
+
+// number decides between a number, a duration and a number of bytes.
+func (l *lexer) number(t *token) {
+	if l.duration(t) {
+		return
+	}
+	if n := runLen(l.rest(), "BikKMGTP"); n > 0 {
+		if b, err := ParseBytes(t.text + l.rest()[:n]); err == nil {
+			t.kind, t.bytes = kindBytes, b
+			l.skip(n)
+			return
+		}
+	}
 	t.kind = kindNumber
-	if v, err := strconv.ParseFloat(t.text, 64); err == nil {
-		t.num = v
-	} else if v, err := strconv.ParseInt(t.text, 0, 64); err == nil {
-		t.num = float64(v)
-	} else if isDuration(t.text) {
-		t.kind = kindDuration
-	} else {
-		t.text = t.text[:len(t.text)-len(strings.TrimLeft(t.text, "0123456789"))]
-		if t.num, err = strconv.ParseFloat(t.text, 64); err != nil {
-			return t, errorAt(t, "syntax error: invalid number")
-		}
-	}
-	l.advance(len(t.text))
-	return t, nil
 }
 
-// numberLen returns the length of what may be a number or a duration.
-func numberLen(s string) int {
-	for i := range len(s) {
-		c := s[i]
-		if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '.' || c == '_' {
-			continue
+// duration reads the units behind a number or a sign, if they make a duration.
+func (l *lexer) duration(t *token) bool {
+	n := runLen(l.rest(), "nuµmshdwy")
+	if n == 0 {
+		return false
+	}
+	d, ok := parseAnyDuration(t.text + l.rest()[:n])
+	if ok {
+		t.kind, t.dur = kindDuration, d
+		l.skip(n)
+	}
+	return ok
+}
+
+// runLen is the length of the digits, points and letters that s begins with.
+func runLen(s, letters string) int {
+	for i, r := range s {
+		if r != '.' && !unicode.IsNumber(r) && !strings.ContainsRune(letters, r) {
+			return i
 		}
-		if (c == '+' || c == '-') && (s[i-1] == 'e' || s[i-1] == 'E') && !isHex(s[:i]) {
-			continue
-		}
-		return i
 	}
 	return len(s)
 }
 
-func isHex(s string) bool { return len(s) > 1 && s[0] == '0' && (s[1] == 'x' || s[1] == 'X') }
-
-func (l *lexer) rangeToken(t token) (token, error) {
-	t.kind = kindRange
-	n := strings.IndexByte(l.s[l.i:], ']')
-	if n < 0 {
-		return t, errorAt(t, "missing closing ']' in duration")
+func (l *lexer) unquote(t *token) {
+	t.kind = kindString
+	if l.err != nil {
+		return
 	}
-	t.text = l.s[l.i+1 : l.i+n]
-	l.advance(n + 1)
-	return t, nil
+	if !utf8.ValidString(t.text) {
+		l.fail("invalid UTF-8 rune")
+		return
+	}
+	s, ok := unquote(t.text)
+	if !ok {
+		l.fail("invalid syntax")
+	}
+	t.text = s
+}
+
+func (l *lexer) interval(t *token) {
+	t.kind = kindRange
+	n := strings.IndexByte(l.rest(), ']')
+	if n < 0 {
+		l.skip(len(l.rest()))
+		l.fail("missing closing ']' in duration")
+		return
+	}
+	text := l.rest()[:n]
+	l.skip(n + 1)
+	d, err := ParseDuration(text)
+	if err != nil {
+		l.fail(err.Error())
+	}
+	t.dur = d
+}
+
+// unquote reads a string: with escapes in double quotes, as it is in
+// backquotes.
+func unquote(s string) (string, bool) {
+	if s[0] == '`' {
+		return s[1 : len(s)-1], true
+	}
+	out, err := strconv.Unquote(s)
+	return out, err == nil
 }

@@ -1,0 +1,69 @@
+package logql
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// byteUnits are the sizes of units in lower case. The empty unit is a byte.
+var byteUnits = func() map[string]float64 {
+	m := map[string]float64{"": 1, "b": 1}
+	si, iec := 1.0, 1.0
+	for _, p := range "kmgtpe" {
+		si *= 1000
+		iec *= 1024
+		m[string(p)], m[string(p)+"b"] = si, si
+		m[string(p)+"i"], m[string(p)+"ib"] = iec, iec
+	}
+	return m
+}()
+
+// ParseBytes reads a number of bytes: a number, which may have commas, and a
+// unit in any case (B, kB, KiB, ... EiB), which may be shortened to its first
+// letters or missing. Error texts are those of the library that Loki uses,
+// since answers show them.
+func ParseBytes(s string) (uint64, error) {
+	n := 0 // characters, as in that library, where others count bytes
+	for _, r := range s {
+		if !unicode.IsDigit(r) && r != '.' && r != ',' {
+			break
+		}
+		n++
+	}
+	f, err := strconv.ParseFloat(strings.ReplaceAll(s[:n], ",", ""), 64)
+	if err != nil {
+		return 0, err
+	}
+	unit := strings.ToLower(strings.TrimSpace(s[n:]))
+	size, ok := byteUnits[unit]
+	if !ok {
+		return 0, fmt.Errorf("unhandled size name: %v", unit)
+	}
+	if f *= size; f >= math.MaxUint64 {
+		return 0, fmt.Errorf("too large: %v", s)
+	}
+	return uint64(f), nil
+}
+
+// formatBytes writes n with the decimal unit that leaves one to three digits
+// before the point, as Loki does, if nothing is lost by it.
+func formatBytes(n uint64) string {
+	exact := strconv.FormatUint(n, 10) + "B"
+	if n < 10 {
+		return exact
+	}
+	e := int(math.Floor(math.Log(float64(n)) / math.Log(1000)))
+	v := math.Floor(float64(n)/math.Pow(1000, float64(e))*10+0.5) / 10
+	digits := 0
+	if v < 10 {
+		digits = 1
+	}
+	short := strconv.FormatFloat(v, 'f', digits, 64) + [...]string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[e]
+	if back, err := ParseBytes(short); err != nil || back != n || e == 6 { // E is not a unit in queries
+		return exact
+	}
+	return short
+}

@@ -1,0 +1,495 @@
+package pipeline
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/loki-go/loki-go/query/logql"
+)
+
+const (
+	maxNames = 1024 // names that a stage remembers
+	maxDepth = 100  // objects within each other that are looked into
+)
+
+var (
+	errEnough = errors.New("all that is wanted is found")
+	errNoUse  = errors.New("a condition drops the line")
+)
+
+// nameCache turns keys of lines into names of labels.
+type nameCache map[string]string
+
+// name returns the label's name for a key, "" if it has none.
+func (c *nameCache) name(key []byte) string {
+	if n, ok := (*c)[string(key)]; ok {
+		return n
+	}
+	return c.put(key, string(appendName(nil, key)))
+}
+
+// as returns a name as a string.
+func (c *nameCache) as(name []byte) string {
+	if n, ok := (*c)[string(name)]; ok {
+		return n
+	}
+	return c.put(name, string(name))
+}
+
+func (c *nameCache) put(key []byte, name string) string {
+	if *c == nil {
+		*c = nameCache{}
+	}
+	if len(*c) < maxNames {
+		(*c)[string(key)] = name
+	}
+	return name
+}
+
+// appendName appends key as a label's name, or as a part of one: letters,
+// digits and underscores as they are, an underscore for anything else.
+func appendName(dst, key []byte) []byte {
+	key = bytes.TrimSpace(key)
+	if len(key) > 0 && len(dst) == 0 && key[0] >= '0' && key[0] <= '9' {
+		dst = append(dst, '_')
+	}
+	for _, r := range string(key) {
+		if r != '_' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r)) {
+			r = '_'
+		}
+		dst = append(dst, byte(r))
+	}
+	return dst
+}
+
+// jsonStage extracts all values but those in arrays, under the keys on the way
+// to them with underscores between.
+type jsonStage struct {
+	names   nameCache // of keys at the top
+	nested  nameCache // of whole names
+	prefix  []byte    // name of the object that is being read
+	blanks  []byte    // keys without escapes
+	depth   int
+	current *state
+	each    func(key, v []byte, kind jsonKind) error
+}
+
+func newJSON() stage {
+	j := &jsonStage{}
+	j.each = j.pair
+	return j
+}
+
+func (j *jsonStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
+	if s.hints.nothing() {
+		return line, true
+	}
+	j.prefix, j.blanks, j.current, j.depth = j.prefix[:0], j.blanks[:0], s, 0
+	switch err := object(line, &j.blanks, j.each); err {
+	case nil, errEnough:
+	case errNoUse:
+		return line, false
+	default:
+		s.fail(errJSON, err)
+	}
+	return line, true
+}
+
+func (j *jsonStage) pair(key, v []byte, kind jsonKind) (err error) {
+	switch kind {
+	case jsonString, jsonNumber, jsonBool:
+		err = j.label(key, v, kind)
+	case jsonObject:
+		return j.object(key, v)
+	}
+	if j.current.hints.complete() {
+		return errEnough
+	}
+	return err
+}
+
+func (j *jsonStage) object(key, v []byte) (err error) {
+	if j.depth == maxDepth {
+		return nil
+	}
+	n := len(j.prefix)
+	j.join(key)
+	j.depth++
+	if j.current.hints.wantsPrefix(j.prefix) {
+		err = object(v, &j.blanks, j.each)
+	}
+	j.depth--
+	j.prefix = j.prefix[:n]
+	return err
+}
+
+// join appends a key to the prefix.
+func (j *jsonStage) join(key []byte) {
+	if len(bytes.TrimSpace(key)) == 0 {
+		return
+	}
+	if len(j.prefix) > 0 {
+		j.prefix = append(j.prefix, '_')
+	}
+	j.prefix = appendName(j.prefix, key)
+}
+
+func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
+	s := j.current
+	var name string
+	if j.depth == 0 {
+		if name = j.names.name(key); name == "" {
+			return nil
+		}
+	} else {
+		n := len(j.prefix)
+		j.join(key)
+		name = j.nested.as(j.prefix)
+		j.prefix = j.prefix[:n]
+	}
+	if s.taken(name) {
+		name = j.nested.suffixed(name)
+	}
+	if s.hints.skip(name) {
+		return nil
+	}
+	if kind == jsonString {
+		v = s.text(v)
+	}
+	s.set(name, v)
+	if !s.hints.goOn(name, s) {
+		return errNoUse
+	}
+	return nil
+}
+
+// suffixed returns the name that a label gets if its own is taken.
+func (c *nameCache) suffixed(name string) string {
+	var buf [128]byte
+	b := append(append(buf[:0], name...), extracted...)
+	return c.as(b)
+}
+
+// jsonPath is where a value is: keys, and places in arrays as "[n]".
+type jsonPath []string
+
+// jsonPaths extracts the values at paths.
+type jsonPaths struct {
+	names []string
+	paths []jsonPath
+	found []bool
+	keys  []string // on the way to the current place
+	deep  int      // keys of the longest path
+	cache nameCache
+	blank []byte
+
+	current *state
+	matches int
+}
+
+func newJSONPaths(exprs []logql.Extraction) (stage, error) {
+	p := &jsonPaths{}
+	for _, e := range exprs {
+		path, err := parseJSONPath(e.Path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot parse expression [%s]: %w", e.Path, err)
+		}
+		p.names, p.paths = append(p.names, e.Name), append(p.paths, path)
+		p.deep = max(p.deep, len(path))
+	}
+	p.found, p.keys = make([]bool, len(p.paths)), make([]string, p.deep)
+	return p, nil
+}
+
+// parseJSONPath reads a path such as a.b["c d"][0].
+func parseJSONPath(s string) (jsonPath, error) {
+	var path jsonPath
+	rs := []rune(s)
+	i := 0
+	blank := func() {
+		for i < len(rs) && (rs[i] == ' ' || rs[i] == '\t' || rs[i] == '\n') {
+			i++
+		}
+	}
+	field := func() string {
+		at := i
+		for i < len(rs) && (rs[i] == '_' || rs[i] < unicode.MaxASCII && (unicode.IsLetter(rs[i]) || i > at && unicode.IsDigit(rs[i]))) {
+			i++
+		}
+		return string(rs[at:i])
+	}
+	unexpected := func(want string) error {
+		if i == len(rs) {
+			return errors.New("syntax error: unexpected $end, expecting " + want)
+		}
+		return fmt.Errorf("unexpected char %c", rs[i])
+	}
+	for blank(); i < len(rs) || len(path) == 0; blank() {
+		switch {
+		case i < len(rs) && rs[i] == '[':
+			i++
+			blank()
+			switch {
+			case i < len(rs) && rs[i] == '"':
+				at := i + 1
+				for i++; i < len(rs) && rs[i] != '"' && rs[i] != ']'; i++ {
+				}
+				path = append(path, string(rs[at:i]))
+				if i < len(rs) && rs[i] == '"' {
+					i++
+				}
+			case i < len(rs) && unicode.IsDigit(rs[i]):
+				at := i
+				for ; i < len(rs) && rs[i] >= '0' && rs[i] <= '9'; i++ {
+				}
+				if i < len(rs) && rs[i] == '.' {
+					return nil, errors.New("cannot use float as array index")
+				}
+				n, err := strconv.Atoi(string(rs[at:i]))
+				if err != nil {
+					return nil, err
+				}
+				path = append(path, "["+strconv.Itoa(n)+"]")
+			default:
+				return nil, unexpected("STRING or INDEX")
+			}
+			if blank(); i == len(rs) || rs[i] != ']' {
+				return nil, unexpected("RSB")
+			}
+			i++
+		case len(path) > 0 && rs[i] == '.':
+			i++
+			blank()
+			f := field()
+			if f == "" {
+				return nil, unexpected("FIELD")
+			}
+			path = append(path, f)
+		case len(path) == 0:
+			f := field()
+			if f == "" {
+				return nil, unexpected("LSB or FIELD")
+			}
+			path = append(path, f)
+		default:
+			return nil, unexpected("DOT or LSB")
+		}
+	}
+	return path, nil
+}
+
+func (p *jsonPaths) run(_ int64, line []byte, s *state) ([]byte, bool) {
+	if len(line) == 0 || s.hints.nothing() {
+		return line, true
+	}
+	switch line[0] {
+	case '"', '{', '[':
+	default:
+		s.fail(errJSON, nil)
+		return line, true
+	}
+	clear(p.found)
+	p.blank = p.blank[:0]
+	p.current, p.matches = s, 0
+	p.scan(line)
+	if p.matches < len(p.names) {
+		for _, n := range p.names {
+			if _, ok := s.get(n); !ok {
+				s.set(n, nil)
+			}
+		}
+	}
+	return line, true
+}
+
+// report enters the value at path i.
+func (p *jsonPaths) report(i int, v []byte, kind jsonKind, err error) {
+	s := p.current
+	if err != nil {
+		s.fail(errJSON, err)
+		return
+	}
+	name := p.names[i]
+	if s.taken(name) {
+		name = p.cache.suffixed(name)
+	}
+	switch kind {
+	case jsonNull:
+		v = nil
+	case jsonObject:
+	default:
+		v = s.text(v)
+	}
+	s.set(name, v)
+	p.matches++
+}
+
+// scan goes through the tokens of a line and reports the values at the paths.
+// It does not care about commas, so that it finds what is there in a line that
+// is cut off.
+func (p *jsonPaths) scan(b []byte) {
+	level, left := 0, len(p.paths)
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{':
+			level++
+		case '}', ']':
+			level--
+		case '[':
+			if level < 0 {
+				p.report(-1, nil, 0, errMalformed)
+				return
+			}
+			n, end := p.array(b[i:], level)
+			if end < 0 {
+				return
+			}
+			if left -= n; left == 0 {
+				return
+			}
+			i += end - 1
+		case '"':
+			end, escaped := stringEnd(b, i+1)
+			if end < 0 {
+				return
+			}
+			next := blank(b, end+1)
+			if next < 0 {
+				return
+			}
+			if b[next] != ':' {
+				i = next - 1
+				continue
+			}
+			if level <= p.deep {
+				if level < 1 {
+					p.report(-1, nil, 0, errMalformed)
+					return
+				}
+				key, ok := p.key(b[i+1:end], escaped)
+				if !ok {
+					return
+				}
+				p.keys[level-1] = key
+				for n := range p.paths {
+					if len(p.paths[n]) != level || p.found[n] || !p.onPath(n, level) {
+						continue
+					}
+					p.found[n] = true
+					v, kind, _, err := value(b, next+1)
+					p.report(n, v, kind, err)
+					if left--; left == 0 {
+						return
+					}
+				}
+			}
+			i = next
+		}
+	}
+}
+
+func (p *jsonPaths) key(b []byte, escaped bool) (string, bool) {
+	if !escaped {
+		return p.cache.as(b), true
+	}
+	out, ok := unescape(p.blank[:0], b)
+	p.blank = out
+	return p.cache.as(out), ok
+}
+
+// onPath reports whether the first keys of a path are the current ones.
+func (p *jsonPaths) onPath(n, level int) bool {
+	for i, k := range p.paths[n][:min(level, len(p.paths[n]))] {
+		if p.keys[i] != k {
+			return false
+		}
+	}
+	return true
+}
+
+// array reports the values in the array that b begins with, and returns how
+// many paths it settled, and where the array ends (-1: nowhere).
+func (p *jsonPaths) array(b []byte, level int) (settled, end int) {
+	end = blockEnd(b, 0)
+	if end < 0 {
+		return 0, -1
+	}
+	for n, path := range p.paths {
+		if len(path) <= level || p.found[n] || !strings.HasPrefix(path[level], "[") || !p.onPath(n, level) {
+			continue
+		}
+		want, err := strconv.Atoi(strings.Trim(path[level], "[]"))
+		if err != nil {
+			continue
+		}
+		v, kind, ok := element(b, want)
+		if !ok {
+			continue
+		}
+		p.found[n] = true
+		settled++
+		if v, kind, ok = descend(v, kind, path[level+1:]); ok {
+			p.report(n, v, kind, nil)
+		}
+	}
+	return settled, end
+}
+
+// element returns the element of the array that b begins with.
+func element(b []byte, want int) (v []byte, kind jsonKind, ok bool) {
+	i := 1
+	for n := 0; ; n++ {
+		j := blank(b, i)
+		if j < 0 || b[j] == ']' {
+			return nil, 0, false
+		}
+		v, kind, end, err := value(b, j)
+		if err != nil {
+			return nil, 0, false
+		}
+		if n == want {
+			return v, kind, true
+		}
+		if i = blank(b, end); i < 0 || b[i] != ',' {
+			return nil, 0, false
+		}
+		i++
+	}
+}
+
+// descend goes down a path from a value.
+func descend(v []byte, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
+	for _, step := range path {
+		if strings.HasPrefix(step, "[") {
+			n, err := strconv.Atoi(strings.Trim(step, "[]"))
+			if err != nil || kind != jsonArray {
+				return nil, 0, false
+			}
+			var ok bool
+			if v, kind, ok = element(v, n); !ok {
+				return nil, 0, false
+			}
+			continue
+		}
+		if kind != jsonObject {
+			return nil, 0, false
+		}
+		var scratch []byte
+		found := false
+		err := object(v, &scratch, func(key, in []byte, k jsonKind) error {
+			if string(key) == step {
+				v, kind, found = in, k, true
+				return errEnough
+			}
+			return nil
+		})
+		if !found || err != errEnough {
+			return nil, 0, false
+		}
+	}
+	return v, kind, true
+}
