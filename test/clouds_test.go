@@ -114,7 +114,7 @@ func azureBucket(s *azureserver.Server, name string) bucket {
 }
 
 // TestCloudStores pushes, stores, and reads everything back: with a new process
-// that has nothing but the store, and with stock Loki.
+// that has nothing but the store, and with stock Loki; fsck finds nothing.
 func TestCloudStores(t *testing.T) {
 	for name, newBucket := range map[string]func(*testing.T) bucket{
 		"gcs":   func(t *testing.T) bucket { return gcsBucket(t, gcsserver.New(t, "logs"), "logs") },
@@ -156,6 +156,10 @@ func TestCloudStores(t *testing.T) {
 			reads("loki-go, another tenant", s.Client("team-b"), nil)
 			if err := s.Stop(30 * time.Second); err != nil {
 				t.Error(err)
+			}
+			out, err := exec.Command(testkit.Binary(t), append([]string{"fsck", "-grace=0s", "-data-dir=" + t.TempDir()}, store.Args...)...).Output()
+			if err != nil || !strings.HasSuffix(string(out), "all is well\n") {
+				t.Errorf("fsck: %v\n%s", err, out)
 			}
 			reads("loki", &testkit.Client{Base: startLoki(t, store), Tenant: "team-a"}, want)
 		})

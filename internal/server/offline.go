@@ -11,7 +11,6 @@ import (
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/storage/compactor"
 	"github.com/loki-go/loki-go/storage/objstore"
-	"github.com/loki-go/loki-go/storage/objstore/s3"
 )
 
 // What follows is for tools that look at what a server has stored, while it
@@ -31,9 +30,9 @@ func OpenBucket(ctx context.Context, cfg Config, fsys vfs.FS) (objstore.Bucket, 
 		}
 		return b, b, nil
 	}
-	b, err := s3.Open(ctx, cfg.Storage.S3)
+	b, err := cfg.Storage.open(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("storage.s3: %w", err)
+		return nil, nil, fmt.Errorf("storage.%s: %w", cfg.Storage.Type, err)
 	}
 	return objstore.Resilient(b, cfg.Storage.Requests, nil), b, nil
 }
