@@ -123,9 +123,8 @@ func cacheFaults(t *testing.T, cache *cacheServer, phase time.Duration, out, end
 	w := pushing(t, &testkit.Workload{Senders: sends, Pause: 50 * time.Millisecond})
 	q := querying(t, &queries{client: allAtOnce(s.Client("")), w: w.Workload, pause: 50 * time.Millisecond, timeout: time.Minute}, 2)
 	time.Sleep(phase)
-	if count("written_bytes_total") == 0 || count("hits_total") == 0 || count("errors_total") != 0 {
-		t.Errorf("before: %v bytes written, %v hits, %v errors", count("written_bytes_total"), count("hits_total"), count("errors_total"))
-	}
+	eventually(t, "the cache is used", func() bool { return count("written_bytes_total") > 0 && count("hits_total") > 0 })
+	before := count("errors_total") // a busy machine may exceed a time limit
 	flushed := metricSum(t, s, "loki_go_ingester_flushed_chunks_total")
 	answers := q.answers.Load()
 	out(cache)
@@ -133,7 +132,7 @@ func cacheFaults(t *testing.T, cache *cacheServer, phase time.Duration, out, end
 	eventually(t, "flushes go on", func() bool { return metricSum(t, s, "loki_go_ingester_flushed_chunks_total") > flushed })
 	eventually(t, "queries go on", func() bool { return q.answers.Load() > answers+2 })
 	eventually(t, "the server is left alone", func() bool { return count("servers_down") == 1 })
-	failed := count("errors_total")
+	failed := count("errors_total") - before
 	if failed == 0 {
 		t.Error("the cache's errors are not counted")
 	}

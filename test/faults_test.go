@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -25,6 +27,7 @@ import (
 	"github.com/loki-go/loki-go/internal/testkit/s3server"
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunk"
+	"github.com/loki-go/loki-go/storage/fsck"
 	"github.com/loki-go/loki-go/storage/index"
 	"github.com/loki-go/loki-go/storage/objstore"
 	"github.com/loki-go/loki-go/storage/objstore/s3"
@@ -147,6 +150,52 @@ func (c contents) check(t *testing.T, when string) (orphans []string) {
 		}
 	}
 	return orphans
+}
+
+// fsck lets loki-go fsck read all of the bucket, with more settings, and returns
+// how many findings there are of each kind.
+func (s *faultyStore) fsck(t *testing.T, more ...string) map[fsck.Kind]int {
+	t.Helper()
+	args := slices.Concat([]string{"fsck", "-json", "-grace=0s", "-data-dir=" + t.TempDir()}, s.direct.Args, more)
+	cmd := exec.CommandContext(t.Context(), testkit.Binary(t), args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+		t.Fatalf("fsck: %v\n%s", err, &stderr)
+	}
+	found := map[fsck.Kind]int{}
+	for line := range bytes.Lines(out) {
+		var f struct {
+			fsck.Finding
+			Summary json.RawMessage
+		}
+		if err := json.Unmarshal(line, &f); err != nil {
+			t.Fatalf("fsck printed %q: %v", line, err)
+		}
+		if f.Summary == nil {
+			if found[f.Kind]++; !f.Kind.Note() && f.Kind != fsck.Unindexed {
+				t.Logf("fsck: %s", line)
+			}
+		}
+	}
+	return found
+}
+
+// whole wants fsck to find nothing but notes and chunks that are not listed in
+// all of their tables, and returns how many of those there are.
+func (s *faultyStore) whole(t *testing.T, when string, more ...string) (unlisted int) {
+	t.Helper()
+	for kind, n := range s.fsck(t, more...) {
+		switch {
+		case kind == fsck.Unindexed:
+			unlisted = n
+		case !kind.Note():
+			t.Errorf("%s: fsck finds %d of the kind %s", when, n, kind)
+		}
+	}
+	return unlisted
 }
 
 // age makes the bucket look as if d had passed: it changes the times in the
