@@ -109,7 +109,7 @@ func serve(t testing.TB, f *fake, cfg Config, addr string) (ring.Instance, func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(grpc.WaitForHandlers(true))
 	s.Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ln) }()
@@ -541,6 +541,64 @@ func TestMembers(t *testing.T) {
 	if _, err := count(); err == nil {
 		t.Fatal("complete without the only copy")
 	}
+}
+
+func TestSecret(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Secret = "s3cret"
+	in, _ := serve(t, &fake{series: seriesOf(1)}, cfg, "127.0.0.1:0")
+	for secret, ok := range map[string]bool{"s3cret": true, "": false, "s3cres": false} {
+		cfg.Secret = secret
+		p := newPool(t, cfg, nil)
+		if err := replica(t, p, in).Push(t.Context(), batch(1, "x")); (err == nil) != ok {
+			t.Errorf("%q: push: %v", secret, err)
+		}
+		if _, err := source(t, p, in).Select(t.Context(), "t", nil, 0, 1); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "cluster.secret") {
+			t.Errorf("%q: select: %v", secret, err)
+		}
+		if _, err := source(t, p, in).LabelSets(t.Context(), "t", nil, 0, 1); (err == nil) != ok {
+			t.Errorf("%q: label sets: %v", secret, err)
+		}
+	}
+}
+
+// What has come when a server drains is stored and answered.
+func TestDrain(t *testing.T) {
+	started, goOn := make(chan struct{}), make(chan struct{})
+	f := &fake{push: func(context.Context, *push.Batch) error {
+		close(started)
+		<-goOn
+		return nil
+	}}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewServer(f, DefaultConfig(), slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(grpc.WaitForHandlers(true))
+	s.Register(g)
+	var serving sync.WaitGroup
+	serving.Go(func() { g.Serve(ln) })
+	r := replica(t, newPool(t, DefaultConfig(), nil), ring.Instance{ID: "a", Addr: ln.Addr().String(), Generation: 1})
+	answer := make(chan error, 1)
+	go func() { answer <- r.Push(context.Background(), batch(1, "x")) }()
+	<-started
+	s.Drain()
+	stopped := make(chan struct{})
+	go func() {
+		g.GracefulStop()
+		close(stopped)
+	}()
+	close(goOn)
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+	serving.Wait()
+	s.Wait()
 }
 
 func TestConfig(t *testing.T) {

@@ -17,6 +17,7 @@ type Config struct {
 	SelectIdle   time.Duration `yaml:"select-idle" help:"after this time without a request an ingester forgets what a query has selected"`
 	DialTimeout  time.Duration `yaml:"dial-timeout" help:"how long a connection to an ingester may take"`
 	QueryTimeout time.Duration `yaml:"query-timeout" help:"how long an ingester may take to answer one request of a query"`
+	Secret       string        `yaml:"secret" secret:"true" help:"what gateways and queriers show to ingesters, the same in all processes; empty: an ingester answers everyone who reaches its gRPC port"`
 	TLS          TLS           `yaml:"tls"`
 }
 

@@ -58,8 +58,21 @@ func NewPool(cfg Config, reg prometheus.Registerer) (*Pool, error) {
 		grpc.WithWriteBufferSize(128 << 10),
 		grpc.WithUserAgent("loki-go"),
 	}
+	if cfg.Secret != "" {
+		p.dial = append(p.dial, grpc.WithPerRPCCredentials(secret(cfg.Secret)))
+	}
 	return p, nil
 }
+
+// secret is what a call shows.
+type secret string
+
+func (s secret) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{secretKey: string(s)}, nil
+}
+
+// RequireTransportSecurity says that the network may be trusted.
+func (s secret) RequireTransportSecurity() bool { return false }
 
 // Replica is what stores pushes in an instance, as gateway.Replica does.
 type Replica interface {

@@ -17,6 +17,9 @@ import (
 
 // Select implements the service.
 func (s *Server) Select(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb.SelectResponse]) error {
+	if err := s.allowed(stream.Context()); err != nil {
+		return err
+	}
 	if !s.selects.TryAcquire(1) {
 		return status.Errorf(codes.ResourceExhausted, "there are %d queries already, as many as cluster.max-selects allows", s.cfg.MaxSelects)
 	}
@@ -120,6 +123,9 @@ func (s *Server) serveLoads(stream grpc.BidiStreamingServer[ingestpb.SelectReque
 
 // LabelSets implements the service.
 func (s *Server) LabelSets(sel *ingestpb.Selection, stream grpc.ServerStreamingServer[ingestpb.LabelSetsResponse]) error {
+	if err := s.allowed(stream.Context()); err != nil {
+		return err
+	}
 	ms, err := matchers(sel)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -44,6 +46,8 @@ type Server struct {
 	selects  *semaphore.Weighted
 	m        *serverMetrics
 	wg       sync.WaitGroup
+	drained  chan struct{} // closed by Drain
+	drain    sync.Once
 }
 
 // NewServer returns a Server. cfg must be valid.
@@ -52,6 +56,7 @@ func NewServer(ing Ingester, cfg Config, log *slog.Logger, reg prometheus.Regist
 		ing: ing, cfg: cfg, log: log,
 		inflight: semaphore.NewWeighted(int64(cfg.MaxInflight)),
 		selects:  semaphore.NewWeighted(int64(cfg.MaxSelects)),
+		drained:  make(chan struct{}),
 	}
 	var err error
 	s.m, err = newServerMetrics(reg)
@@ -61,15 +66,49 @@ func NewServer(ing Ingester, cfg Config, log *slog.Logger, reg prometheus.Regist
 // Register adds the service to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) { ingestpb.RegisterIngesterServer(r, s) }
 
-// Wait returns when nothing of calls is left; the gRPC server must have been
-// stopped.
+// Methods are those of the service.
+func Methods() []string {
+	return []string{
+		ingestpb.Ingester_Replicate_FullMethodName, ingestpb.Ingester_Select_FullMethodName, ingestpb.Ingester_LabelSets_FullMethodName,
+	}
+}
+
+// Drain ends the calls for pushes, which last for as long as both sides live,
+// when those that have come are stored. New ones end at once.
+func (s *Server) Drain() { s.drain.Do(func() { close(s.drained) }) }
+
+// allowed refuses who does not know the secret.
+func (s *Server) allowed(ctx context.Context) error {
+	if s.cfg.Secret == "" {
+		return nil
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	for _, shown := range md.Get(secretKey) {
+		if subtle.ConstantTimeCompare([]byte(shown), []byte(s.cfg.Secret)) == 1 {
+			return nil
+		}
+	}
+	return status.Error(codes.PermissionDenied, "cluster.secret is missing or another one")
+}
+
+// secretKey is where a call has the secret.
+const secretKey = "loki-go-cluster-secret"
+
+// Wait returns when nothing of calls is left. The gRPC server must have been
+// stopped, and made with grpc.WaitForHandlers.
 func (s *Server) Wait() { s.wg.Wait() }
 
 // maxAtOnce is how many pushes of one call are being stored at a time.
 const maxAtOnce = 1024
 
+// pushCall is the other side of Replicate.
+type pushCall = grpc.BidiStreamingServer[ingestpb.Replications, ingestpb.ReplicationResults]
+
 // Replicate implements the service.
-func (s *Server) Replicate(stream grpc.BidiStreamingServer[ingestpb.Replications, ingestpb.ReplicationResults]) error {
+func (s *Server) Replicate(stream pushCall) error {
+	if err := s.allowed(stream.Context()); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	out := newOutbox()
@@ -86,8 +125,39 @@ func (s *Server) Replicate(stream grpc.BidiStreamingServer[ingestpb.Replications
 	return err
 }
 
-func (s *Server) receive(ctx context.Context, stream grpc.BidiStreamingServer[ingestpb.Replications, ingestpb.ReplicationResults], out *outbox, pushes *sync.WaitGroup) error {
+// receive has pushes stored until there are no more.
+func (s *Server) receive(ctx context.Context, stream pushCall, out *outbox, pushes *sync.WaitGroup) error {
+	messages, failed := make(chan []*ingestpb.Replication), make(chan error, 1)
+	s.wg.Go(func() { failed <- receiveAll(ctx, stream, messages) }) // ends with the call
 	slots := make(chan struct{}, maxAtOnce)
+	for {
+		select {
+		case items := <-messages:
+			for _, item := range items {
+				size, err := s.enter(ctx, item, slots)
+				if err != nil {
+					return err
+				}
+				pushes.Go(func() {
+					defer func() {
+						s.inflight.Release(size)
+						<-slots
+					}()
+					out.add(s.store(ctx, item))
+				})
+			}
+		case err := <-failed:
+			return err
+		case <-s.drained:
+			return nil
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// receiveAll receives messages until there are no more.
+func receiveAll(ctx context.Context, stream pushCall, messages chan<- []*ingestpb.Replication) error {
 	var large []byte // pieces of a push that does not fit in a message
 	for {
 		msg, err := stream.Recv()
@@ -111,18 +181,10 @@ func (s *Server) receive(ctx context.Context, stream grpc.BidiStreamingServer[in
 			}
 			items, large = append(items, whole.Items...), nil
 		}
-		for _, item := range items {
-			size, err := s.enter(ctx, item, slots)
-			if err != nil {
-				return err
-			}
-			pushes.Go(func() {
-				defer func() {
-					s.inflight.Release(size)
-					<-slots
-				}()
-				out.add(s.store(ctx, item))
-			})
+		select {
+		case messages <- items:
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
 }
@@ -262,7 +324,7 @@ func (o *outbox) take() []*ingestpb.ReplicationResult {
 
 // sendAll sends answers until the outbox is closed, those that have come
 // together in one message. It returns false if that failed.
-func (o *outbox) sendAll(stream grpc.BidiStreamingServer[ingestpb.Replications, ingestpb.ReplicationResults]) bool {
+func (o *outbox) sendAll(stream pushCall) bool {
 	ok := true
 	for {
 		items := o.take()
