@@ -54,7 +54,7 @@ func retentionRule(text string) (compactor.Rule, error) {
 		return compactor.Rule{}, err
 	}
 	q, ok := expr.(*logql.LogQuery)
-	if !ok || len(q.Filters) > 0 {
+	if !ok || len(q.Stages) > 0 {
 		return compactor.Rule{}, fmt.Errorf("%s is not a selector", text[:end])
 	}
 	priority, err := strconv.Atoi(fields[0])
