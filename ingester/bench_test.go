@@ -147,3 +147,10 @@ func BenchmarkRecovery(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// benchRecord makes a block record of stream 1.
+func benchRecord(n int, data []byte) *blocks.Block {
+	b := &blocks.Block{Tenant: "t", Labels: `{app="bench"}`, Stream: 1, Codec: uint8(chunk.ZSTD), Entries: 1, Opened: int64(n), Data: data}
+	b.Cover.Add(uint64(n+1), 0, blocks.All)
+	return b
+}

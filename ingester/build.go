@@ -291,9 +291,7 @@ func (i *Ingester) put(w *flushWork, c *openChunk, ls labels.Labels, symbols []s
 	ctx, cancel := context.WithTimeout(i.ctx, i.cfg.FlushTimeout)
 	defer cancel()
 	err = i.deps.Store.PutChunk(ctx, key, w.object)
-	if i.ctx.Err() == nil {
-		i.gate.report(err == nil)
-	}
+	i.report(err)
 	if err != nil {
 		return err
 	}
@@ -302,4 +300,15 @@ func (i *Ingester) put(w *flushWork, c *openChunk, ls labels.Labels, symbols []s
 		MinTime: key.From, MaxTime: key.Through, KB: chunk.KB(symbolBytes, w.blocks), Entries: uint32(entries), Checksum: key.Checksum,
 	})
 	return nil
+}
+
+// report tells the gate of an answer of the store.
+func (i *Ingester) report(err error) {
+	if i.ctx.Err() != nil {
+		return
+	}
+	if i.gate.report(err == nil) {
+		i.log.Info("the store takes data again", "pending_chunks", i.m.pendingChunks.Load())
+		i.flushq.promote(1)
+	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/proto/push"
-	"github.com/loki-go/loki-go/storage/chunk"
 )
 
 // TestPowerLoss pushes from several goroutines, takes the power away at a random
@@ -138,16 +137,7 @@ func powerLoss(t *testing.T, seed uint64) {
 		}
 		h.store.mu.Lock() // objects stored later than the clone do not exist for it
 		clone := mem.CrashClone(rng, mode)
-		store := newFakeStore()
-		for k, v := range h.store.objects {
-			store.objects[k] = v
-		}
-		for id, keys := range h.store.listed {
-			store.listed[id] = map[chunk.Key]bool{}
-			for k := range keys {
-				store.listed[id][k] = true
-			}
-		}
+		store := h.store.copyLocked()
 		h.store.mu.Unlock()
 		close(stop)
 		wg.Wait()

@@ -127,10 +127,16 @@ func (i *Ingester) flushTimeout(ctx context.Context, all []*openChunk) error {
 // flusher stores closed chunks.
 func (i *Ingester) flusher() {
 	var w flushWork
+	n := 0
 	for {
-		c, ok := i.flushq.get()
-		if !ok || !i.gate.enter(i.ctx) {
+		// Which chunk is next is decided when it may be stored: the oldest.
+		if !i.flushq.wait() || !i.gate.enter(i.ctx) {
 			return
+		}
+		c := i.flushq.take()
+		if c == nil {
+			i.gate.leave()
+			continue
 		}
 		began := time.Now()
 		err := i.upload(&w, c)
@@ -140,6 +146,11 @@ func (i *Ingester) flusher() {
 		}
 		i.m.flushSeconds.Observe(time.Since(began).Seconds())
 		if err == nil {
+			if n++; c.tries > 0 {
+				i.flushq.promote(2) // what had failed may work again
+			} else if n%16 == 0 {
+				i.flushq.promote(1)
+			}
 			i.m.flushed.WithLabelValues(c.reason).Inc()
 			i.index.add(c) // before Flush, which waits for put, asks for the index
 			close(c.put)

@@ -8,13 +8,15 @@ import (
 )
 
 // flushQueue holds closed chunks until they are stored, the one that was opened
-// first in front. One that could not be stored is parked for a while, so that
-// it does not hold up the others. What is in it is on local disk: an entry
-// costs a pointer.
+// first in front. One that could not be stored is parked for a while and then
+// has its turn behind those that were not tried: if the fault is its own it does
+// not hold up the others. If it was the store's, promote puts it in front again.
+// What is in the queue is on local disk: an entry costs a pointer.
 type flushQueue struct {
 	mu     sync.Mutex
 	cond   sync.Cond
-	ready  oldest
+	fresh  oldest
+	tried  oldest
 	parked map[*openChunk]*time.Timer
 	last   uint64
 	closed bool
@@ -29,7 +31,7 @@ func (q *flushQueue) put(c *openChunk) {
 	q.mu.Lock()
 	q.last++
 	c.place = q.last
-	heap.Push(&q.ready, c)
+	heap.Push(&q.fresh, c)
 	q.mu.Unlock()
 	q.cond.Signal()
 }
@@ -48,7 +50,7 @@ func (q *flushQueue) unpark(c *openChunk) {
 	defer q.mu.Unlock()
 	if _, ok := q.parked[c]; ok && !q.closed {
 		delete(q.parked, c)
-		heap.Push(&q.ready, c)
+		heap.Push(&q.tried, c)
 		q.cond.Signal()
 	}
 }
@@ -59,29 +61,52 @@ func (q *flushQueue) hurry() {
 	defer q.mu.Unlock()
 	for c, t := range q.parked {
 		t.Stop()
-		heap.Push(&q.ready, c)
+		heap.Push(&q.tried, c)
 	}
 	clear(q.parked)
 	q.cond.Broadcast()
 }
 
-// get waits for a chunk. It returns false once the queue is closed.
-func (q *flushQueue) get() (*openChunk, bool) {
+// promote puts the oldest n of those that were tried in front.
+func (q *flushQueue) promote(n int) {
+	q.hurry()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.ready) == 0 && !q.closed {
+	for ; n > 0 && len(q.tried) > 0; n-- {
+		heap.Push(&q.fresh, heap.Pop(&q.tried))
+	}
+}
+
+// wait returns when there is a chunk to take, which somebody else may take
+// first. It returns false once the queue is closed.
+func (q *flushQueue) wait() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.fresh)+len(q.tried) == 0 && !q.closed {
 		q.cond.Wait()
 	}
-	if q.closed {
-		return nil, false
+	return !q.closed
+}
+
+// take returns the next chunk, nil if there is none.
+func (q *flushQueue) take() *openChunk {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed:
+		return nil
+	case len(q.fresh) > 0:
+		return heap.Pop(&q.fresh).(*openChunk)
+	case len(q.tried) > 0:
+		return heap.Pop(&q.tried).(*openChunk)
 	}
-	return heap.Pop(&q.ready).(*openChunk), true
+	return nil
 }
 
 func (q *flushQueue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.ready) + len(q.parked)
+	return len(q.fresh) + len(q.tried) + len(q.parked)
 }
 
 func (q *flushQueue) close() {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// gate says how many uploads may run. A failed one halves their number, a good
-// one adds one, up to the most; when one failed, all wait for a random time that
-// grows with the failures in a row. So while the store is down a single upload
-// now and then finds out, and when it is back the backlog starts slowly.
+// gate says how many uploads may run. After a few failures in a row the store
+// counts as down: one upload at a time tries it, and all wait in between for a
+// random time that grows with the failures. When one succeeds another may run
+// beside it, and so on up to the most, so that a backlog starts slowly.
 type gate struct {
 	most int
 
@@ -47,7 +47,7 @@ func (g *gate) pass(ctx context.Context) bool {
 }
 
 func (g *gate) await(ctx context.Context, take func() bool) bool {
-	for {
+	for ctx.Err() == nil {
 		g.mu.Lock()
 		d := time.Until(g.until)
 		if d <= 0 && take() {
@@ -70,10 +70,8 @@ func (g *gate) await(ctx context.Context, take func() bool) bool {
 		if t != nil {
 			t.Stop()
 		}
-		if ctx.Err() != nil {
-			return false
-		}
 	}
+	return false
 }
 
 // leave ends an upload that entered.
@@ -84,22 +82,29 @@ func (g *gate) leave() {
 	g.wake()
 }
 
-// report tells what the store made of a request.
-func (g *gate) report(ok bool) {
+// outage is after how many failures in a row the store counts as down.
+const outage = 3
+
+// report tells what the store made of a request. It returns true if the store
+// had been down before.
+func (g *gate) report(ok bool) (back bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if ok {
+		back = g.failures >= outage
 		g.failures, g.until = 0, time.Time{}
 		g.limit = min(g.limit+1, g.most)
 		g.wake()
-		return
+		return back
 	}
-	g.limit = max(g.limit/2, 1)
-	// Those that had started before the first of them failed are no news.
+	// Those that had started before the last pause are no news.
 	if now := time.Now(); now.After(g.until) {
-		g.failures++
-		g.until = now.Add(pause(g.failures, probeEvery))
+		if g.failures++; g.failures >= outage {
+			g.limit = 1
+			g.until = now.Add(pause(g.failures-outage+1, probeEvery))
+		}
 	}
+	return false
 }
 
 // hurry lets the next upload start now.
@@ -115,9 +120,9 @@ func (g *gate) wake() {
 	g.changed = make(chan struct{})
 }
 
-// state returns how many uploads may run, and whether the store failed last.
-func (g *gate) state() (limit int, failing bool) {
+// state returns how many uploads may run, and whether the store counts as down.
+func (g *gate) state() (limit int, down bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.limit, g.failures > 0
+	return g.limit, g.failures >= outage
 }

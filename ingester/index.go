@@ -243,9 +243,7 @@ func (i *Ingester) putIndex(id string, list []*openChunk) error {
 	ctx, cancel := context.WithTimeout(i.ctx, i.cfg.FlushTimeout)
 	defer cancel()
 	err := i.deps.Store.PutIndex(ctx, id, series)
-	if i.ctx.Err() == nil {
-		i.gate.report(err == nil)
-	}
+	i.report(err)
 	return err
 }
 

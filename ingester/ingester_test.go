@@ -26,6 +26,42 @@ type fakeStore struct {
 	listed  map[string]map[chunk.Key]bool // tenant and labels -> keys in an index
 	fail    error
 	puts    int
+
+	// hook is called when a call begins and before it returns, and may fail it.
+	hook    func(step, tenant string) error
+	order   []chunk.Key // of all chunks put, in this order
+	tried   int         // chunks that were to be put
+	indexes int         // index files
+	running int
+	most    int // that ran at a time
+}
+
+func (s *fakeStore) call(step, tenant string) error {
+	if s.hook != nil {
+		return s.hook(step, tenant)
+	}
+	return nil
+}
+
+// copy returns a store with what s has, without hooks and counts.
+func (s *fakeStore) copy() *fakeStore {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.copyLocked()
+}
+
+func (s *fakeStore) copyLocked() *fakeStore {
+	c := newFakeStore()
+	for k, v := range s.objects {
+		c.objects[k] = v
+	}
+	for id, keys := range s.listed {
+		c.listed[id] = map[chunk.Key]bool{}
+		for k := range keys {
+			c.listed[id][k] = true
+		}
+	}
+	return c
 }
 
 func newFakeStore() *fakeStore {
@@ -34,21 +70,47 @@ func newFakeStore() *fakeStore {
 
 func (s *fakeStore) PutChunk(ctx context.Context, key chunk.Key, object []byte) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.tried++
+	s.running++
+	s.most = max(s.most, s.running)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.running--
+		s.mu.Unlock()
+	}()
+	if err := s.call("put chunk", key.Tenant); err != nil {
+		return err
+	}
+	s.mu.Lock()
 	if s.fail != nil {
+		defer s.mu.Unlock()
 		return s.fail
 	}
 	s.puts++
+	s.order = append(s.order, key)
 	s.objects[key.String()] = append([]byte(nil), object...)
-	return nil
+	s.mu.Unlock()
+	return s.call("chunk is put", key.Tenant)
 }
 
 func (s *fakeStore) PutIndex(ctx context.Context, tenant string, series []index.Series) error {
+	if err := s.call("put index", tenant); err != nil {
+		return err
+	}
+	if err := s.list(tenant, series); err != nil {
+		return err
+	}
+	return s.call("index is put", tenant)
+}
+
+func (s *fakeStore) list(tenant string, series []index.Series) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fail != nil {
 		return s.fail
 	}
+	s.indexes++
 	for _, se := range series {
 		id := tenant + se.Labels.String()
 		if s.listed[id] == nil {
@@ -162,6 +224,7 @@ func testConfig() Config {
 }
 
 type harness struct {
+	now   func() time.Time
 	fs    vfs.FS
 	store *fakeStore
 	cfg   Config
@@ -175,7 +238,7 @@ func newHarness() *harness {
 
 func (h *harness) open(t testing.TB) *Ingester {
 	t.Helper()
-	i, err := Open(h.fs, "/data", h.cfg, Deps{Store: h.store, Limits: func(string) Limits { return h.lim }, Log: h.log})
+	i, err := Open(h.fs, "/data", h.cfg, Deps{Store: h.store, Limits: func(string) Limits { return h.lim }, Log: h.log, Now: h.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,21 +586,17 @@ func TestBudgets(t *testing.T) {
 	i := h.open(t)
 	defer func() { shut(t, i, false) }()
 	rng := rand.New(rand.NewPCG(9, 9))
-	buf := make([]byte, 500)
 	want := map[string][]line{}
 	idle := line{ts: t0, text: "the stream that pins the WAL"}
 	if err := pushLines(t, i, "t", map[string][]line{`{app="idle"}`: {idle}}); err != nil {
 		t.Fatal(err)
 	}
 	high := int64(0)
-	for k := range 400 {
+	for k := range 200 {
 		streams := map[string][]line{}
 		for s := range 100 {
-			for n := range buf {
-				buf[n] = byte('!' + rng.IntN(90))
-			}
 			ls := fmt.Sprintf(`{app="%d"}`, s)
-			l := line{ts: t0 + int64(k)*sec, text: string(buf)}
+			l := line{ts: t0 + int64(k)*sec, text: noise(rng, 500)}
 			streams[ls] = []line{l}
 			want[ls] = append(want[ls], l)
 		}

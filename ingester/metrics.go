@@ -87,8 +87,8 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		limit, _ := i.gate.state()
 		return float64(limit)
 	})
-	gauge("store_failing", "1 while the last request to the store failed.", func() float64 {
-		if _, failing := i.gate.state(); failing {
+	gauge("store_down", "1 while the store counts as down: several requests in a row failed, and one at a time tries it.", func() float64 {
+		if _, down := i.gate.state(); down {
 			return 1
 		}
 		return 0

@@ -54,6 +54,15 @@ func (i *Ingester) recover(found *blocks.Recovered) error {
 	if err != nil {
 		return fmt.Errorf("ingester: replay: %w", err)
 	}
+	// Streams of which nothing is left are not forgotten all at once either.
+	now := i.deps.Now().UnixNano()
+	i.eachStream(func(st *stream) {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		if st.touched == 0 {
+			st.touched = st.past(now, never, i.idle/2)
+		}
+	})
 	i.m.badRecords.Add(float64(found.Corruptions))
 	i.log.Info("recovered", "streams", len(r.byRef), "blocks", len(found.Blocks), "entries", r.entries, "entries_in_blocks", r.left,
 		"wal_bytes", stats.Bytes, "wal_records", stats.Records, "corrupt_wal_records", stats.Corruptions, "bad_records", r.bad,
@@ -184,7 +193,6 @@ func (r *recovery) stream(ref uint64, tenantID, canonical string) *stream {
 	st := sh.m[canonical]
 	if st == nil {
 		st = tn.newStream(ref, canonical, tok)
-		st.touched = st.past(r.i.deps.Now().UnixNano(), never, r.i.idle/2)
 		r.i.addStream(tn, sh, st)
 	} else if st.ref.Load() < ref {
 		// The stream had been dropped and made anew. Entries of both numbers

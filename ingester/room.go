@@ -112,8 +112,8 @@ func (i *Ingester) watch() {
 			return
 		}
 		state.Store(is)
-		_, failing := i.gate.state()
-		args := []any{"used_bytes", used, "limit_bytes", limit, "store_failing", failing, "pending_chunks", i.m.pendingChunks.Load()}
+		_, down := i.gate.state()
+		args := []any{"used_bytes", used, "limit_bytes", limit, "store_down", down, "pending_chunks", i.m.pendingChunks.Load()}
 		if is {
 			i.log.Error(what+" for data that is not stored yet is used up, pushes are refused until some of it is stored", args...)
 		} else {
@@ -152,7 +152,7 @@ func (i *Ingester) relieve() {
 	if over <= 0 && crowd <= 0 {
 		return
 	}
-	if _, failing := i.gate.state(); failing {
+	if _, down := i.gate.state(); down {
 		return
 	}
 	type candidate struct {
