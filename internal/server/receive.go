@@ -14,6 +14,7 @@ import (
 	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/internal/tlsconf"
+	"github.com/loki-go/loki-go/internal/ui"
 	"github.com/loki-go/loki-go/plugins/elasticsearch"
 	"github.com/loki-go/loki-go/plugins/forward"
 	"github.com/loki-go/loki-go/plugins/grpcpush"
@@ -70,7 +71,7 @@ func (s *Server) receive() error {
 	}
 	mux := http.NewServeMux()
 	s.ops().register(mux)
-	for _, f := range []func(*http.ServeMux) error{s.reads, s.lokiReceivers, s.recordReceivers, s.socketReceivers} {
+	for _, f := range []func(*http.ServeMux) error{s.page, s.reads, s.lokiReceivers, s.recordReceivers, s.socketReceivers} {
 		if err := f(mux); err != nil {
 			return err
 		}
@@ -88,6 +89,16 @@ func (s *Server) authenticate() (err error) {
 func (s *Server) newHTTP(mux *http.ServeMux) (err error) {
 	s.http, err = newHTTPServer(s.cfg.Server.HTTPConfig, mux, s.auth.Wrap, s.log, s.d.Registry)
 	return err
+}
+
+// page adds the explorer for people.
+func (s *Server) page(mux *http.ServeMux) error {
+	h, err := ui.New()
+	if err != nil {
+		return err
+	}
+	h.Register(mux)
+	return nil
 }
 
 // reads adds the query API.
