@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"encoding/base64"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"go.uber.org/goleak"
 
 	"github.com/loki-go/loki-go/internal/testkit/testcert"
@@ -365,7 +367,9 @@ func TestValidate(t *testing.T) {
 		"sas-token: is not one":     func(c *Config) { c.AccountKey, c.SASToken = "", "topsecret" },
 		"client-secret: needs":      func(c *Config) { c.AccountKey, c.ClientSecret = "", "s" },
 		"does not go with account,": func(c *Config) { c.ConnectionString = "x" },
-		"connection-string: is not": func(c *Config) { *c = Config{Container: c.Container, ChunkDelimiter: "-", ConnectionString: "topsecret"} },
+		"connection-string: is not": func(c *Config) {
+			*c = Config{Container: c.Container, ChunkDelimiter: "-", ConnectionString: "topsecret"}
+		},
 		"connection-string: has ne": func(c *Config) {
 			*c = Config{Container: c.Container, ChunkDelimiter: "-", ConnectionString: "AccountName=acc"}
 		},
@@ -583,4 +587,41 @@ func TestRoleIsMissing(t *testing.T) {
 	if err := call(t, b, "put"); objstore.KindOf(err) != objstore.Denied || !strings.Contains(err.Error(), "give the managed identity the role Storage Blob Data Contributor") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// FuzzConnectionString: what is taken names a service and one way in.
+func FuzzConnectionString(f *testing.F) {
+	f.Add("DefaultEndpointsProtocol=https;AccountName=acc;AccountKey=a2V5;EndpointSuffix=core.windows.net")
+	f.Add("BlobEndpoint=http://127.0.0.1:1/acc;SharedAccessSignature=sv=1&sig=a%3D;")
+	f.Add(";;=;a=b;AccountName")
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := parseConnection(s)
+		if err != nil {
+			return
+		}
+		if !strings.HasPrefix(a.endpoint, "http://") && !strings.HasPrefix(a.endpoint, "https://") {
+			t.Fatalf("endpoint %q", a.endpoint)
+		}
+		if (a.key == "") == (a.sas == "") || a.key != "" && a.name == "" {
+			t.Fatalf("%+v", a)
+		}
+	})
+}
+
+// FuzzAnswer: whatever a service says becomes one line of bounded length.
+func FuzzAnswer(f *testing.F) {
+	f.Add(404, "BlobNotFound", []byte("<Error><Code>BlobNotFound</Code><Message>a\nb</Message></Error>"), uint8(0))
+	f.Add(403, "", []byte("\x00\xff"+strings.Repeat("x", 2000)), uint8(1))
+	f.Fuzz(func(t *testing.T, status int, code string, body []byte, op uint8) {
+		b := &Bucket{cfg: Config{Container: "logs"}}
+		err := b.failed([]string{"get", "put", "list", "delete"}[op%4], "k", &azcore.ResponseError{
+			StatusCode: status, ErrorCode: code, RawResponse: &http.Response{Body: io.NopCloser(bytes.NewReader(body))},
+		})
+		if text := err.Error(); strings.ContainsAny(text, "\n\r\x00") || len(text) > 1800 {
+			t.Fatalf("%d bytes: %q", len(text), text)
+		}
+		if objstore.IsNotFound(err) && code != "BlobNotFound" && code != "ResourceNotFound" {
+			t.Fatalf("%d %q is not found", status, code)
+		}
+	})
 }

@@ -298,3 +298,20 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAnswer: whatever a service says becomes one line of bounded length.
+func FuzzAnswer(f *testing.F) {
+	f.Add(404, []byte("No such object: logs/k"), uint8(0))
+	f.Add(403, []byte(`{"error":{"code":403,"message":"a\nb","errors":[{"reason":"forbidden"}]}}`), uint8(1))
+	f.Add(302, []byte("\x00\xff"+strings.Repeat("x", 2000)), uint8(2))
+	f.Fuzz(func(t *testing.T, status int, body []byte, op uint8) {
+		b := &Bucket{cfg: Config{Bucket: "logs"}}
+		err := b.failed([]string{"get", "put", "list", "delete"}[op%4], "k", parseAnswer(status, body))
+		if text := err.Error(); strings.ContainsAny(text, "\n\r\x00") || len(text) > 1500 {
+			t.Fatalf("%d bytes: %q", len(text), text)
+		}
+		if objstore.IsNotFound(err) && status != http.StatusNotFound {
+			t.Fatalf("%d is not found", status)
+		}
+	})
+}
