@@ -23,8 +23,8 @@ import (
 	"github.com/loki-go/loki-go/internal/testkit/s3server"
 )
 
-// fsck runs loki-go fsck and returns its findings by kind, and its exit code.
-func fsck(t *testing.T, dir string, args ...string) (kinds map[string]int, repaired, code int) {
+// runFsck runs loki-go fsck and returns its findings by kind, and its exit code.
+func runFsck(t *testing.T, dir string, args ...string) (kinds map[string]int, repaired, code int) {
 	t.Helper()
 	cmd := exec.Command(testkit.Binary(t), append([]string{"fsck", "-json", "-data-dir=" + dir}, args...)...)
 	var stdout, stderr bytes.Buffer
@@ -162,7 +162,7 @@ func indexIsMadeAgain(t *testing.T, dir, objects string, args []string, startLok
 				t.Fatal(err)
 			}
 		}
-		if kinds, _, code := fsck(t, dir, settings...); code != 0 {
+		if kinds, _, code := runFsck(t, dir, settings...); code != 0 {
 			t.Fatalf("beside a server: %v", kinds)
 		}
 		if err := server.Client("").Flush(ctx); err != nil {
@@ -173,7 +173,7 @@ func indexIsMadeAgain(t *testing.T, dir, objects string, args []string, startLok
 		t.Fatal(err)
 	}
 	settings[len(settings)-1] = "-grace=0s"
-	if kinds, _, code := fsck(t, dir, settings...); code != 0 {
+	if kinds, _, code := runFsck(t, dir, settings...); code != 0 {
 		t.Fatalf("after the end: %v", kinds)
 	}
 
@@ -184,16 +184,16 @@ func indexIsMadeAgain(t *testing.T, dir, objects string, args []string, startLok
 	for _, tenant := range tenants {
 		chunks += len(files(t, filepath.Join(objects, tenant)))
 	}
-	kinds, repaired, code := fsck(t, dir, settings...)
+	kinds, repaired, code := runFsck(t, dir, settings...)
 	if code != 1 || len(kinds) > 2 || kinds["chunk-without-index"] != chunks || chunks < 36 || repaired != 0 {
 		t.Fatalf("without index: exit code %d, %v, %d chunks", code, kinds, chunks)
 	}
-	kinds, repaired, code = fsck(t, dir, append(settings, "-repair")...)
+	kinds, repaired, code = runFsck(t, dir, append(settings, "-repair")...)
 	if code != 1 || repaired != chunks {
 		t.Fatalf("repair: exit code %d, %v, %d of %d chunks", code, kinds, repaired, chunks)
 	}
 	before := files(t, objects)
-	if kinds, _, code := fsck(t, dir, append(settings, "-repair")...); code != 0 || !slices.Equal(before, files(t, objects)) {
+	if kinds, _, code := runFsck(t, dir, append(settings, "-repair")...); code != 0 || !slices.Equal(before, files(t, objects)) {
 		t.Fatalf("repaired again: exit code %d, %v", code, kinds)
 	}
 
