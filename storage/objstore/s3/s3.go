@@ -12,9 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +25,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/storage/objstore"
+	"github.com/loki-go/loki-go/storage/objstore/internal/remote"
 )
 
 // Config names a bucket and says how to reach it.
@@ -85,21 +84,14 @@ func (c Config) Validate() []error {
 
 // endpoint returns the URL of the service, "" for AWS.
 func (c Config) endpoint() (string, error) {
-	e := c.Endpoint
-	if e == "" {
+	if c.Endpoint == "" {
 		return "", nil
 	}
-	if !strings.Contains(e, "://") {
-		e = "https://" + e
-	}
-	u, err := url.Parse(e)
+	u, err := remote.Endpoint(c.Endpoint)
 	if err != nil {
 		return "", err
 	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-		return "", fmt.Errorf("%q is not http://HOST:PORT or https://HOST:PORT", c.Endpoint)
-	}
-	return e, nil
+	return u.String(), nil
 }
 
 // Bucket is an objstore.Bucket.
@@ -193,30 +185,15 @@ func (b *Bucket) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, b.classify("get", key, err)
 	}
 	defer out.Body.Close()
-	body, err := readBody(out.Body, out.ContentLength)
+	announced := int64(-1)
+	if out.ContentLength != nil {
+		announced = *out.ContentLength
+	}
+	body, err := remote.ReadBody(out.Body, announced)
 	if err != nil {
 		return nil, &objstore.Error{Op: "get", Key: key, Kind: objstore.Transient, Err: err}
 	}
 	return body, nil
-}
-
-// maxHint bounds how far an announced length decides on a buffer.
-const maxHint = 64 << 20
-
-// readBody reads all of r, which must have as many bytes as were announced.
-func readBody(r io.Reader, announced *int64) ([]byte, error) {
-	var buf bytes.Buffer
-	if announced != nil && *announced > 0 {
-		buf.Grow(int(min(*announced, maxHint)) + bytes.MinRead)
-	}
-	n, err := buf.ReadFrom(r)
-	if err != nil {
-		return nil, fmt.Errorf("after %d bytes: %w", n, err)
-	}
-	if announced != nil && n != *announced {
-		return nil, fmt.Errorf("%d of %d bytes: %w", n, *announced, io.ErrUnexpectedEOF)
-	}
-	return buf.Bytes(), nil
 }
 
 // Stat implements objstore.Bucket.
