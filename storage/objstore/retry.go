@@ -113,9 +113,20 @@ func patient(ctx context.Context, first, limit time.Duration) (context.Context, 
 	}), end
 }
 
+// gaveUp is the error of a request that took too long. It does not wrap what
+// became of the request: that would look as if the caller's own time was over.
+func gaveUp(op, key string, was, why error) error {
+	var e *Error
+	hint := ""
+	if errors.As(was, &e) {
+		hint = e.Hint
+	}
+	return &Error{Op: op, Key: key, Kind: Transient, Hint: hint, Err: why}
+}
+
 // do runs f until it succeeds, cannot succeed, or was tried often enough. Up is
 // how many bytes f sends, down how many it may get, about.
-func (r *resilient) do(ctx context.Context, op string, up, down int, f func(context.Context) error) error {
+func (r *resilient) do(ctx context.Context, op, key string, up, down int, f func(context.Context) error) error {
 	first := r.cfg.Timeout + time.Duration(up)*time.Second/slowBytes
 	limit := first + time.Duration(down)*time.Second/slowBytes
 	for try, span := 1, firstPause; ; try, span = try+1, min(2*span, lastPause) {
@@ -137,9 +148,9 @@ func (r *resilient) do(ctx context.Context, op string, up, down int, f func(cont
 		if late {
 			kind = Transient
 			if silent || down == 0 {
-				err = fmt.Errorf("no answer within %s: %w", first, err)
+				err = gaveUp(op, key, err, fmt.Errorf("no answer within %s", first))
 			} else {
-				err = fmt.Errorf("not done within %s: %w", limit, err)
+				err = gaveUp(op, key, err, fmt.Errorf("not done within %s", limit))
 			}
 		}
 		r.requests.WithLabelValues(op, kind.String()).Inc()
@@ -159,13 +170,13 @@ func (r *resilient) do(ctx context.Context, op string, up, down int, f func(cont
 }
 
 func (r *resilient) Put(ctx context.Context, key string, body []byte) error {
-	return r.do(ctx, "put", len(body), 0, func(ctx context.Context) error { return r.b.Put(ctx, key, body) })
+	return r.do(ctx, "put", key, len(body), 0, func(ctx context.Context) error { return r.b.Put(ctx, key, body) })
 }
 
 func (r *resilient) Get(ctx context.Context, key string) (body []byte, err error) {
 	// How large it is shows only when it comes; chunks have a few MB.
 	const large = 16 << 20
-	err = r.do(ctx, "get", 0, large, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "get", key, 0, large, func(ctx context.Context) (err error) {
 		body, err = r.b.Get(ctx, key)
 		return err
 	})
@@ -173,7 +184,7 @@ func (r *resilient) Get(ctx context.Context, key string) (body []byte, err error
 }
 
 func (r *resilient) Stat(ctx context.Context, key string) (info Info, err error) {
-	err = r.do(ctx, "stat", 0, 0, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "stat", key, 0, 0, func(ctx context.Context) (err error) {
 		info, err = r.b.Stat(ctx, key)
 		return err
 	})
@@ -182,7 +193,7 @@ func (r *resilient) Stat(ctx context.Context, key string) (info Info, err error)
 
 func (r *resilient) List(ctx context.Context, prefix string, recursive bool) (keys []string, err error) {
 	const pages = 64 << 20 // of a long list
-	err = r.do(ctx, "list", 0, pages, func(ctx context.Context) (err error) {
+	err = r.do(ctx, "list", prefix, 0, pages, func(ctx context.Context) (err error) {
 		keys, err = r.b.List(ctx, prefix, recursive)
 		return err
 	})
@@ -190,7 +201,7 @@ func (r *resilient) List(ctx context.Context, prefix string, recursive bool) (ke
 }
 
 func (r *resilient) Delete(ctx context.Context, key string) error {
-	return r.do(ctx, "delete", 0, 0, func(ctx context.Context) error { return r.b.Delete(ctx, key) })
+	return r.do(ctx, "delete", key, 0, 0, func(ctx context.Context) error { return r.b.Delete(ctx, key) })
 }
 
 // Check finds out whether b can be used: it lists, writes, reads and deletes.

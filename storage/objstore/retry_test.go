@@ -116,6 +116,9 @@ func TestSilentService(t *testing.T) {
 		r := newResilient(overHTTP{url: server.URL, pages: 3}, cfg, nil)
 		r.sleep = func(context.Context, time.Duration) error { return nil }
 		_, err := r.List(t.Context(), "", true)
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v looks like the end of the caller's context", name, err)
+		}
 		if n.Load() != calls || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %d requests", name, err, n.Load())
 		}
