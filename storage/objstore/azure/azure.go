@@ -354,7 +354,11 @@ func (b *Bucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
 	case p.ContentLength == nil:
 		err = errors.New("the service does not say its size")
 	default:
-		return objstore.Info{Size: *p.ContentLength}, nil
+		info := objstore.Info{Size: *p.ContentLength}
+		if p.LastModified != nil {
+			info.Modified = *p.LastModified
+		}
+		return info, nil
 	}
 	return objstore.Info{}, b.failed("stat", key, err)
 }

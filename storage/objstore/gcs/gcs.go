@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/loki-go/loki-go/internal/tlsconf"
@@ -157,6 +158,7 @@ type attributes struct {
 	Size         string `json:"size,omitempty"` // a number of 64 bits, for JavaScript's sake
 	StorageClass string `json:"storageClass,omitempty"`
 	ContentType  string `json:"contentType,omitempty"`
+	Updated      string `json:"updated,omitempty"` // RFC 3339
 }
 
 // maxAnswer bounds answers other than objects; a page of a thousand keys of
@@ -248,7 +250,7 @@ func (b *Bucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
 		return objstore.Info{}, err
 	}
 	var got attributes
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.object(key)+"?fields=size", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.object(key)+"?fields=size,updated", nil)
 	if err == nil {
 		err = b.call(req, &got)
 	}
@@ -259,7 +261,9 @@ func (b *Bucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
 	if err != nil || size < 0 {
 		return objstore.Info{}, b.failed("stat", key, fmt.Errorf("the service says that its size is %q", remote.Text(got.Size)))
 	}
-	return objstore.Info{Size: size}, nil
+	// Without a time, or with one that cannot be read, its age is not known.
+	updated, _ := time.Parse(time.RFC3339, got.Updated)
+	return objstore.Info{Size: size, Modified: updated}, nil
 }
 
 // page is an answer to a list request.

@@ -245,7 +245,7 @@ func TestKeyIsOnePart(t *testing.T) {
 		got = r.RequestURI
 		io.WriteString(w, `{"size":"1"}`)
 	}, nil)
-	if _, err := b.Stat(t.Context(), "a/b?c#d%e"); err != nil || got != "/storage/v1/b/logs/o/a%2Fb%3Fc%23d%25e?fields=size" {
+	if _, err := b.Stat(t.Context(), "a/b?c#d%e"); err != nil || got != "/storage/v1/b/logs/o/a%2Fb%3Fc%23d%25e?fields=size,updated" {
 		t.Fatalf("%s, %v", got, err)
 	}
 	if err := b.Put(t.Context(), "a\xff", nil); err == nil || !strings.Contains(err.Error(), "UTF-8") {
