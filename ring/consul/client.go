@@ -23,7 +23,11 @@ type client struct {
 	base *http.Transport
 }
 
+// newClient connects to nothing. Errors name the setting at fault.
 func newClient(cfg Config) (*client, error) {
+	if errs := cfg.Validate(); len(errs) > 0 {
+		return nil, fmt.Errorf("ring.%w", errs[0])
+	}
 	base := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: cfg.Timeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: cfg.Timeout, MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second,
@@ -36,14 +40,14 @@ func newClient(cfg Config) (*client, error) {
 		scheme = "https"
 		t, err := cfg.TLS.Config()
 		if err != nil {
-			return nil, fmt.Errorf("tls.%w", err)
+			return nil, fmt.Errorf("ring.consul.tls.%w", err)
 		}
 		base.TLSClientConfig = t
 	}
-	tr := &transport{base: base, token: cfg.Token, file: cfg.TokenFile}
+	tr := &transport{base: base, token: cfg.Token, file: cfg.TokenFile, most: maxAnswer}
 	if cfg.TokenFile != "" {
 		if _, err := readToken(cfg.TokenFile); err != nil {
-			return nil, fmt.Errorf("token-file: %w", err)
+			return nil, fmt.Errorf("ring.consul.token-file: %w", err)
 		}
 	}
 	a, err := api.NewClient(&api.Config{
@@ -51,7 +55,7 @@ func newClient(cfg Config) (*client, error) {
 		Datacenter: cfg.Datacenter, Namespace: cfg.Namespace, Partition: cfg.Partition,
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ring.consul: %w", err)
 	}
 	return &client{cfg: cfg, api: a, base: base}, nil
 }
@@ -66,6 +70,7 @@ const maxAnswer = 32 << 20
 type transport struct {
 	base http.RoundTripper
 	file string
+	most int64 // bytes of an answer
 
 	mu    sync.Mutex
 	token string // the last one known
@@ -80,7 +85,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.base.RoundTrip(r)
 	if err == nil {
-		resp.Body = &bounded{resp.Body, maxAnswer}
+		resp.Body = &bounded{resp.Body, t.most}
 	}
 	return resp, err
 }
@@ -121,7 +126,7 @@ type bounded struct {
 	left int64
 }
 
-var errTooLarge = fmt.Errorf("answer has more than %d bytes", maxAnswer)
+var errTooLarge = errors.New("the answer is too large for a ring")
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {

@@ -52,7 +52,7 @@ func DefaultConfig() Config {
 // maxName bounds what becomes a part of keys and values.
 const maxName = 128
 
-// Validate returns everything that is wrong.
+// Validate returns everything that is wrong. Settings are named as below ring.
 func (c Config) Validate() []error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -62,16 +62,16 @@ func (c Config) Validate() []error {
 	}
 	check(validPrefix(c.Prefix), "prefix: must be 1 to %d characters without a slash at its ends, got %q", maxName, c.Prefix)
 	check(validText(c.Cluster), "cluster: must be 1 to %d printable characters, got %q", maxName, c.Cluster)
-	check(validAddress(c.Address), "address: %q is not HOST:PORT", c.Address)
-	check(c.SessionTTL >= time.Second && c.SessionTTL <= 24*time.Hour, "session-ttl: must be 1s to 24h")
-	check(c.LeavingTimeout >= time.Second, "leaving-timeout: must be at least 1s")
-	check(c.Timeout > 0, "timeout: must be above 0")
-	check(c.Wait >= time.Second && c.Wait <= 10*time.Minute, "wait: must be 1s to 10m")
-	check(c.MaxStale >= 0, "max-stale: must not be negative")
-	check(c.Service == "" || validID(c.Service) == nil, "service: must be letters, digits and dashes, got %q", c.Service)
+	check(validAddress(c.Address), "consul.address: %q is not HOST:PORT", c.Address)
+	check(c.SessionTTL >= time.Second && c.SessionTTL <= 24*time.Hour, "consul.session-ttl: must be 1s to 24h")
+	check(c.LeavingTimeout >= time.Second, "consul.leaving-timeout: must be at least 1s")
+	check(c.Timeout > 0, "consul.timeout: must be above 0")
+	check(c.Wait >= time.Second && c.Wait <= 10*time.Minute, "consul.wait: must be 1s to 10m")
+	check(c.MaxStale >= 0, "consul.max-stale: must not be negative")
+	check(c.Service == "" || validID(c.Service) == nil, "consul.service: must be letters, digits and dashes, got %q", c.Service)
 	if c.TLS.Enabled {
 		for _, err := range c.TLS.Validate() {
-			errs = append(errs, fmt.Errorf("tls.%w", err))
+			errs = append(errs, fmt.Errorf("consul.tls.%w", err))
 		}
 	}
 	return errs

@@ -98,12 +98,9 @@ type Membership struct {
 // Open connects to nothing yet: it starts to follow the members, and returns
 // at once, with an empty ring.
 func Open(cfg Config, d Deps) (*Membership, error) {
-	if errs := cfg.Validate(); len(errs) > 0 {
-		return nil, fmt.Errorf("ring.consul: %w", errors.Join(errs...))
-	}
 	cl, err := newClient(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("ring.consul.%w", err)
+		return nil, err
 	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
@@ -157,7 +154,7 @@ func (m *Membership) Status() ring.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := ring.Status{
-		Store: "consul at " + m.cfg.Address + ", " + m.cfg.Prefix,
+		Store: m.cfg.place(),
 		Ring:  m.ring, Members: slices.Clone(m.members), Ignored: m.view.strangers(),
 		Contact: m.contact, Stale: m.problem != "", Problem: m.problem,
 	}
