@@ -5,6 +5,8 @@ package test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +124,7 @@ func TestStoreFaults(t *testing.T) {
 	store.proxy.SetRules(rules...)
 	args := slices.Concat(busy, []string{
 		"-ingester.chunk-block-size=4KB", "-ingester.chunk-target-size=8KB", "-ingester.head-memory=16MB", "-ingester.flush-timeout=10s",
-		"-storage.requests.timeout=500ms", "-storage.read-ahead=32", "-storage.chunk-cache-size=16MB", "-storage.index-cache-size=16MB",
+		"-storage.requests.timeout=500ms", "-storage.requests.attempts=3", "-storage.read-ahead=32", "-storage.chunk-cache-size=16MB", "-storage.index-cache-size=16MB",
 		"-compactor.interval=1s", "-compactor.min-files=2", "-compactor.min-age=0s", "-compactor.lease-ttl=10s",
 		"-limits.max-entries-limit-per-query=" + manyLines, "-limits.query-timeout=15s",
 	})
@@ -194,6 +196,106 @@ func TestStoreFaults(t *testing.T) {
 	fresh.WaitReady()
 	check("from the bucket alone", allAtOnce(fresh.Client("")))
 	check("by stock Loki", &testkit.Client{Base: startLoki(t, store.direct), Tenant: "fake"})
+	if strings.Contains(s.Output(), "panic") {
+		t.Error(s.Output())
+	}
+}
+
+// TestStoreFaultsInQueries lets all requests of one kind fail in one way, and
+// then half of them: lists of tables, index files, chunks. Queries, of lines,
+// labels and streams, have an error or everything, and everything when the faults
+// are over.
+func TestStoreFaultsInQueries(t *testing.T) {
+	seed := newSeed(t)
+	server := s3server.New(t, "logs")
+	store := newFaultyStore(t, server, "logs", seed)
+	args := []string{
+		"-auth.enabled=true", "-ingester.chunk-block-size=4KB", "-limits.reject-old-samples=false", "-log.level=warn",
+		"-storage.chunk-cache-size=0", "-storage.index-cache-size=0", "-storage.index-disk-size=0", "-storage.requests.timeout=300ms", "-storage.requests.attempts=2",
+	}
+	s := testkit.NewServer(t, t.TempDir(), slices.Concat(args, store.direct.Args)...)
+	s.Start()
+	s.WaitReady()
+	for part := range 3 { // of which each makes an index file in each table
+		for _, tenant := range nightTenants {
+			if err := s.Client(tenant).Push(t.Context(), nightStreams(tenant, part)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flushWithin(t, s, time.Minute)
+	}
+	s.Kill()
+	s = testkit.NewServer(t, t.TempDir(), slices.Concat(args, store.through.Args)...)
+	s.Start()
+	s.WaitReady()
+	nightRead(t, "before", s, 3)
+
+	c := s.Client(nightTenants[0])
+	times := fmt.Sprintf("start=%d&end=%d", night-int64(24*time.Hour), night+int64(24*time.Hour))
+	asked := map[string]string{} // and what they are answered
+	for _, path := range []string{"/loki/api/v1/labels?", "/loki/api/v1/label/app/values?", "/loki/api/v1/series?match[]={app!=%22%22}&"} {
+		body, err := c.Get(t.Context(), path+times)
+		if err != nil || !strings.Contains(body, "success") {
+			t.Fatalf("%s: %q, %v", path, body, err)
+		}
+		asked[path+times] = body
+	}
+	errs, answers := 0, 0
+	// see judges one answer. An error has to say that the server or the store is
+	// at fault.
+	see := func(what string, err error, mustFail, mustAnswer bool) {
+		t.Helper()
+		var se *testkit.StatusError
+		switch {
+		case err == nil && mustFail:
+			t.Errorf("%s: there is an answer", what)
+		case err == nil:
+			answers++
+		case mustAnswer || !errors.As(err, &se) || se.Status < 500:
+			t.Errorf("%s: %v", what, err)
+		default:
+			errs++
+		}
+	}
+	ask := func(what string, chunks, mustFail, mustAnswer bool) {
+		t.Helper()
+		var want []testkit.Stream
+		for part := range 3 {
+			want = append(want, nightStreams(c.Tenant, part)...)
+		}
+		got, err := c.QueryAll(t.Context(), `{service_name="svc"}`, night-int64(24*time.Hour), night+int64(24*time.Hour))
+		if see(what, err, mustFail, mustAnswer); err == nil {
+			compare(t, what, got, want)
+		}
+		if chunks && !mustAnswer {
+			return // labels and streams need none
+		}
+		for path, want := range asked {
+			body, err := c.Get(t.Context(), path)
+			if see(what+": "+path, err, mustFail, mustAnswer); err == nil && body != want {
+				t.Errorf("%s: %s: %q, want %q", what, path, body, want)
+			}
+		}
+	}
+	for _, kind := range []faultproxy.Rule{
+		{Method: []string{"LIST"}}, {Method: []string{"GET"}, Key: regexp.MustCompile("^index/")}, {Method: []string{"GET"}, Key: regexp.MustCompile("^team-")},
+	} {
+		chunks := kind.Key != nil && kind.Key.MatchString("team-a/")
+		for _, r := range faultproxy.Everything(1) {
+			r.Method, r.Key, r.Drip = kind.Method, kind.Key, 50*time.Millisecond
+			slow := r.Action == faultproxy.Drip
+			what := fmt.Sprintf("%s %v, %s, %s", r.Method, r.Key, r.Phase, r.Action)
+			r.Rate = 1
+			store.proxy.SetRules(r)
+			ask(what, chunks, !slow, slow)
+			r.Rate = 0.4
+			store.proxy.SetRules(r)
+			ask(what+", some", chunks, false, slow)
+		}
+		store.proxy.SetRules()
+		ask(fmt.Sprintf("%s %v, without faults", kind.Method, kind.Key), chunks, false, true)
+	}
+	t.Logf("%d answers, %d errors", answers, errs)
 	if strings.Contains(s.Output(), "panic") {
 		t.Error(s.Output())
 	}
