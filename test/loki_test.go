@@ -118,10 +118,22 @@ func s3Bucket(s *s3server.Server, name string) bucket {
 // startLoki starts the read path of stock Loki on a bucket and returns its URL.
 func startLoki(t *testing.T, store bucket) string {
 	t.Helper()
+	return runLoki(t, lokiConfig, store).url
+}
+
+// lokiProcess is a stock Loki.
+type lokiProcess struct {
+	url, dir string
+	done     chan struct{} // closed when it has ended
+}
+
+// runLoki starts stock Loki and waits until it is ready.
+func runLoki(t *testing.T, config *template.Template, store bucket) lokiProcess {
+	t.Helper()
 	dir := t.TempDir()
 	http := testkit.FreePort(t)
 	var conf bytes.Buffer
-	if err := lokiConfig.Execute(&conf, map[string]any{"HTTP": http, "GRPC": testkit.FreePort(t), "Dir": dir, "Store": store}); err != nil {
+	if err := config.Execute(&conf, map[string]any{"HTTP": http, "GRPC": testkit.FreePort(t), "Dir": dir, "Store": store}); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "loki.yaml")
@@ -136,20 +148,24 @@ func startLoki(t *testing.T, store bucket) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	l := lokiProcess{url: "http://127.0.0.1:" + strconv.Itoa(http), dir: dir, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // killed, or asked to end
+		close(l.done)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-l.done
 		if t.Failed() {
 			t.Logf("loki printed:\n%s", log.String())
 		}
 	})
-	url := "http://127.0.0.1:" + strconv.Itoa(http)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := (&testkit.Client{Base: url}).Ready(ctx); err != nil {
+	if err := (&testkit.Client{Base: l.url}).Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return url
+	return l
 }
 
 // lateBy is how far the last lines of a corpus are behind the others: more

@@ -231,11 +231,11 @@ func TestMetadata(t *testing.T) {
 		}
 	}
 	f(Meta{"t", labels.Labels{}, 0, 0, 1},
-		`{"fingerprint":0,"userID":"t","from":0,"through":0.001,"metric":{"__name__":"logs"},"ingestedAt":0,"encoding":129}`)
+		`{"fingerprint":0,"userID":"t","from":0,"through":0.001,"metric":{"__name__":"logs"},"encoding":129}`)
 	f(Meta{"t", mustParse(t, `{A="1", a="<é>&\"\\\n\r\t\x01\x7f\xff\u2028"}`), 1<<64 - 1, -1500, 1795305600120},
-		`{"fingerprint":18446744073709551615,"userID":"t","from":-1.500,"through":1795305600.120,"metric":{"A":"1","__name__":"logs","a":"<é>&\"\\\n\r\t\u0001`+"\x7f\xff\u2028"+`"},"ingestedAt":0,"encoding":129}`)
+		`{"fingerprint":18446744073709551615,"userID":"t","from":-1.500,"through":1795305600.120,"metric":{"A":"1","__name__":"logs","a":"<é>&\"\\\n\r\t\u0001`+"\x7f\xff\u2028"+`"},"encoding":129}`)
 	f(Meta{"t", mustParse(t, `{__name__="other", __a="1", _z="2"}`), 1, -9007199254740580, 9007199254740579},
-		`{"fingerprint":1,"userID":"t","from":-9007199254740.580,"through":9007199254740.579,"metric":{"__a":"1","__name__":"logs","_z":"2"},"ingestedAt":0,"encoding":129}`)
+		`{"fingerprint":1,"userID":"t","from":-9007199254740.580,"through":9007199254740.579,"metric":{"__a":"1","__name__":"logs","_z":"2"},"encoding":129}`)
 	// Another writer's order, white space, escapes and numbers.
 	m, err := parseMetadata([]byte(` { "encoding" : 129.0 , "x":[1,{"y":[]},null,"\/"], "metric":{"a":"\u00e9\ud83d\ude00\ud83d\b\f"},"through":1.7953056e9,
 		"from":12.5,"userID":"t","fingerprint":7,"y":{},"z":-1e3,"ok":true} `))

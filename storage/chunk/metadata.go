@@ -27,6 +27,8 @@ const (
 
 var errMetadata = errors.New("malformed metadata JSON")
 
+// appendMetadata leaves "ingestedAt":0 out, as newer versions of Loki do; those
+// before write it, and none misses it.
 func appendMetadata(b []byte, m *Meta) []byte {
 	b = append(b, `{"fingerprint":`...)
 	b = strconv.AppendUint(b, m.Fingerprint, 10)
@@ -55,7 +57,7 @@ func appendMetadata(b []byte, m *Meta) []byte {
 		b = appendJSONString(b, m.Labels[i].Value)
 		i++
 	}
-	b = append(b, `},"ingestedAt":0,"encoding":`...)
+	b = append(b, `},"encoding":`...)
 	b = strconv.AppendInt(b, encodingLogs, 10)
 	return append(b, '}', metaSeparator)
 }
