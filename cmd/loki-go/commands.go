@@ -27,6 +27,7 @@ var subcommands = []subcommand{
 	{name: "explain", help: "show what records on standard input would become; -help has its flags", run: explainRecords},
 	{name: "hash-password", help: "print the hash of a password on standard input, for auth.users-file", run: hashPassword},
 	{name: "fsck", help: "look for chunks without index, index without chunks, and damage in the object store, and mend it; -help has its flags", tool: fsckBucket},
+	{name: "ring", help: "show the members of a ring in Consul (ring show), remove one that is dead (ring forget INSTANCE); -help has its flags", tool: ringTool},
 	{name: "inspect", help: "show what is in a chunk, an index file, a WAL segment or a block file, as in loki-go inspect FILE; -help has its flags", tool: inspectObject},
 }
 

@@ -71,6 +71,12 @@ func newSettings(more ...any) (*settings, error) {
 // load fills s from the command line and the file that it names. Problems that
 // validation finds are among the errors.
 func (s *settings) load(args []string, getenv config.Getenv) []error {
+	errs := s.read(args, getenv)
+	return append(errs, s.cfg.Validate()...)
+}
+
+// read is load without validation.
+func (s *settings) read(args []string, getenv config.Getenv) []error {
 	parsed, errs := config.ParseArgs(args, append(slices.Clone(s.cmdFlags), s.cfgBinding)...)
 	var ours, rest []config.Arg
 	for _, a := range parsed {
@@ -89,8 +95,7 @@ func (s *settings) load(args []string, getenv config.Getenv) []error {
 			errs = append(errs, s.cfgBinding.LoadYAML(s.cmd.ConfigFile, data, getenv)...)
 		}
 	}
-	errs = append(errs, config.Apply(rest, getenv)...)
-	return append(errs, s.cfg.Validate()...)
+	return append(errs, config.Apply(rest, getenv)...)
 }
 
 func (s *settings) usage(w io.Writer) {

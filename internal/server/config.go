@@ -22,6 +22,7 @@ import (
 	"github.com/loki-go/loki-go/plugins/otlp"
 	"github.com/loki-go/loki-go/plugins/syslog"
 	"github.com/loki-go/loki-go/query"
+	"github.com/loki-go/loki-go/ring/consul"
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunkcache"
 	"github.com/loki-go/loki-go/storage/compactor"
@@ -80,12 +81,17 @@ type AuthConfig struct {
 
 // RingConfig says where the members of the ring meet.
 type RingConfig struct {
-	Store  string `yaml:"store" help:"memory or consul; this version supports memory, for a single process"`
-	Prefix string `yaml:"prefix" help:"prefix of the keys in Consul"`
-	Consul struct {
-		Address string `yaml:"address" help:"HOST:PORT of Consul"`
-	} `yaml:"consul"`
-	ReplicationFactor int `yaml:"replication-factor" help:"instances that keep each stream; a ring in memory has one"`
+	Store             string        `yaml:"store" help:"memory or consul; this version supports memory, for a single process"`
+	Prefix            string        `yaml:"prefix" help:"prefix of the keys in Consul"`
+	Cluster           string        `yaml:"cluster" help:"name of the cluster; entries of others below the same prefix are ignored"`
+	Consul            consul.Config `yaml:"consul"`
+	ReplicationFactor int           `yaml:"replication-factor" help:"instances that keep each stream; a ring in memory has one"`
+}
+
+// InConsul returns the settings of a ring in Consul.
+func (c RingConfig) InConsul() consul.Config {
+	c.Consul.Prefix, c.Consul.Cluster = c.Prefix, c.Cluster
+	return c.Consul
 }
 
 // StorageConfig says where chunks and indexes are stored.
@@ -102,7 +108,7 @@ type StorageConfig struct {
 // DefaultConfig returns what runs without any setting: everything in one
 // process, with its data in ./data.
 func DefaultConfig() Config {
-	c := Config{
+	return Config{
 		Target:        "all",
 		DataDir:       "./data",
 		Log:           LogConfig{Level: "info", Format: "logfmt"},
@@ -118,7 +124,7 @@ func DefaultConfig() Config {
 		Mapping:       mapping.DefaultProfiles(),
 		Gateway:       gateway.DefaultConfig(),
 		Limits:        limits.DefaultConfig(),
-		Ring:          RingConfig{Store: "memory", Prefix: "loki-go/ring", ReplicationFactor: 1},
+		Ring:          RingConfig{Store: "memory", Prefix: consul.DefaultConfig().Prefix, Cluster: consul.DefaultConfig().Cluster, Consul: consul.DefaultConfig(), ReplicationFactor: 1},
 		Ingester:      ingester.DefaultConfig(),
 		Storage: StorageConfig{
 			Type: "filesystem", S3: s3.DefaultConfig(), GCS: gcs.DefaultConfig(), Azure: azure.DefaultConfig(),
@@ -128,8 +134,6 @@ func DefaultConfig() Config {
 		Compactor: compactor.DefaultConfig(),
 		Query:     query.DefaultConfig(),
 	}
-	c.Ring.Consul.Address = "127.0.0.1:8500"
-	return c
 }
 
 // Validate returns every problem of c.

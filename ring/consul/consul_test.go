@@ -119,18 +119,18 @@ func TestWatchErrors(t *testing.T) {
 	isList := func(r *http.Request) bool { return strings.Contains(r.URL.RawQuery, "recurse") }
 	for name, fault := range map[string]fakeconsul.Hook{
 		"500": func(w http.ResponseWriter, _ *http.Request) bool {
-			http.Error(w, "No cluster leader", 500)
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
 			return true
 		},
 		"403": func(w http.ResponseWriter, _ *http.Request) bool {
-			http.Error(w, "Permission denied", 403)
+			http.Error(w, "Permission denied", http.StatusForbidden)
 			return true
 		},
 		"garbage": func(w http.ResponseWriter, _ *http.Request) bool { fmt.Fprint(w, "<html>"); return true },
 		"cut":     func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
 		"stale for ever": func(w http.ResponseWriter, r *http.Request) bool {
 			if _, ok := r.URL.Query()["stale"]; !ok {
-				http.Error(w, "No cluster leader", 500)
+				http.Error(w, "No cluster leader", http.StatusInternalServerError)
 				return true
 			}
 			w.Header().Set("X-Consul-Index", "3")
@@ -318,7 +318,7 @@ func TestUpdateWhileAway(t *testing.T) {
 	}
 	s.SetHook(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut {
-			http.Error(w, "No cluster leader", 500)
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
 			return true
 		}
 		return false
@@ -336,7 +336,7 @@ func TestUpdateWhileAway(t *testing.T) {
 	// Deregistering may fail, too.
 	s.SetHook(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/v1/session/destroy/") {
-			http.Error(w, "No cluster leader", 500)
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
 			return true
 		}
 		return false
@@ -351,7 +351,7 @@ func TestServiceIsOptional(t *testing.T) {
 	s := fakeconsul.New(t)
 	s.SetHook(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/v1/agent/") {
-			http.Error(w, "Permission denied", 403)
+			http.Error(w, "Permission denied", http.StatusForbidden)
 			return true
 		}
 		return false
