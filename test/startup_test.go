@@ -61,10 +61,11 @@ func TestStartFailsWithOneLine(t *testing.T) {
 	f("directory is a file", "data-dir: mkdir "+file, "-data-dir="+file)
 	f("directory cannot be made", "data-dir:", "-data-dir=/proc/loki-go")
 	f("bad flag", "unknown flag -foo", "-foo")
-	f("not in this version", "ring.store:", "-ring.store=consul")
 	f("unknown store", `storage.type: "ftp" is not filesystem, s3, gcs or azure`, "-storage.type=ftp")
 	f("no bucket", "storage.gcs.bucket: must be set", "-storage.type=gcs")
 	f("no container", "storage.azure.container: must be set", "-storage.type=azure", "-storage.azure.account=acc", "-storage.azure.account-key=a2V5")
-	f("no such target", "target: \"querier\" is not part of this version", "-target=querier")
+	f("a part alone", "target: querier needs other processes, which ring.store=memory does not find", "-target=querier")
+	f("no such target", `target: "reader" is not all, gateway, ingester, querier or compactor`, "-target=reader")
+	f("cluster without a shared store", "storage.type: with ring.store=consul all processes share a store", "-ring.store=consul")
 	f("port of a compactor", "server.http-listen: listen tcp "+taken, "-target=compactor", "-server.http-listen="+taken)
 }

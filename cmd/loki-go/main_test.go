@@ -125,7 +125,7 @@ func TestVerifyConfig(t *testing.T) {
 	for _, want := range []string{
 		"c.yaml:3: unknown setting server.http-lissen, did you mean server.http-listen?",
 		"unknown flag -nonsense", `log.level: "loud"`, "ingester.wal.sync:", "mapping.line-format:",
-		"storage.gcs.bucket: must be set", `storage.gcs.storage-class: "COLD"`, `ring.store: "etcd" is not`, "ring.replication-factor:",
+		"storage.gcs.bucket: must be set", `storage.gcs.storage-class: "COLD"`, `ring.store: "etcd" is neither`,
 	} {
 		if strings.Count(errs, want) != 1 {
 			t.Errorf("%q is not reported once:\n%s", want, errs)
@@ -152,7 +152,7 @@ func TestBadSettingsAreOneLine(t *testing.T) {
 	f("unexpected argument", "serve")
 	f("config.file: open /nowhere", "-config.file=/nowhere")
 	f("(and 1 more problems", "-foo", "-bar=1")
-	f(`target: "querier" is not part of this version`, "-target=querier")
+	f("target: querier needs other processes", "-target=querier")
 	f("environment variable NOT_SET is not set", "-data-dir=${NOT_SET}")
 }
 

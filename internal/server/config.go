@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loki-go/loki-go/cluster"
 	"github.com/loki-go/loki-go/gateway"
 	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/limits"
@@ -34,7 +35,7 @@ import (
 
 // Config holds all settings of the process.
 type Config struct {
-	Target  string `yaml:"target" help:"parts to run: all, everything in one process; compactor, a process that only looks after the bucket, as compactor.enabled does; this version supports no other value"`
+	Target  string `yaml:"target" help:"parts to run: all, everything in one process; gateway, which takes pushes and queries; ingester, which keeps what is new; querier, which answers queries; compactor, which only looks after the bucket, as compactor.enabled does"`
 	DataDir string `yaml:"data-dir" help:"directory of the WAL, the blocks, and the filesystem object store (in objects)"`
 
 	Log           LogConfig            `yaml:"log"`
@@ -51,6 +52,7 @@ type Config struct {
 	Gateway       gateway.Config       `yaml:"gateway"`
 	Limits        limits.Config        `yaml:"limits"`
 	Ring          RingConfig           `yaml:"ring"`
+	Cluster       cluster.Config       `yaml:"cluster"`
 	Ingester      ingester.Config      `yaml:"ingester"`
 	Storage       StorageConfig        `yaml:"storage"`
 	Cache         chunkcache.Config    `yaml:"cache"`
@@ -81,11 +83,11 @@ type AuthConfig struct {
 
 // RingConfig says where the members of the ring meet.
 type RingConfig struct {
-	Store             string        `yaml:"store" help:"memory or consul; this version supports memory, for a single process"`
+	Store             string        `yaml:"store" help:"memory, for a single process, or consul"`
 	Prefix            string        `yaml:"prefix" help:"prefix of the keys in Consul"`
-	Cluster           string        `yaml:"cluster" help:"name of the cluster; entries of others below the same prefix are ignored"`
+	Cluster           string        `yaml:"cluster" help:"name of the cluster; members of another one that have the same prefix are ignored"`
 	Consul            consul.Config `yaml:"consul"`
-	ReplicationFactor int           `yaml:"replication-factor" help:"instances that keep each stream; a ring in memory has one"`
+	ReplicationFactor int           `yaml:"replication-factor" help:"instances that keep each stream, 1 to 5; a ring in memory has one. A push is acknowledged when more than half of them have it on disk"`
 }
 
 // InConsul returns the settings of a ring in Consul.
@@ -125,6 +127,7 @@ func DefaultConfig() Config {
 		Gateway:       gateway.DefaultConfig(),
 		Limits:        limits.DefaultConfig(),
 		Ring:          RingConfig{Store: "memory", Prefix: consul.DefaultConfig().Prefix, Cluster: consul.DefaultConfig().Cluster, Consul: consul.DefaultConfig(), ReplicationFactor: 1},
+		Cluster:       cluster.DefaultConfig(),
 		Ingester:      ingester.DefaultConfig(),
 		Storage: StorageConfig{
 			Type: "filesystem", S3: s3.DefaultConfig(), GCS: gcs.DefaultConfig(), Azure: azure.DefaultConfig(),
@@ -138,7 +141,7 @@ func DefaultConfig() Config {
 
 // Validate returns every problem of c.
 func (c Config) Validate() []error {
-	errs := append(c.unsupported(), c.Storage.validateType()...)
+	errs := append(c.validateParts(), c.Storage.validateType()...)
 	if c.DataDir == "" {
 		errs = append(errs, fmt.Errorf("data-dir: must not be empty"))
 	}
@@ -170,6 +173,7 @@ func (c Config) Validate() []error {
 		{"auth", c.Auth.Validate()},
 		{"mapping", c.Mapping.Validate()},
 		{"gateway", c.Gateway.Validate()},
+		{"cluster", c.Cluster.Validate()},
 		{"limits", c.Limits.Validate()},
 		{"ingester", c.Ingester.Validate()},
 		{"storage", c.Storage.Validate()},
@@ -188,27 +192,45 @@ func (c Config) Validate() []error {
 	return errs
 }
 
-// unsupported finds settings that are part of the contract but not of this
-// version. They are refused, not ignored.
-func (c Config) unsupported() (errs []error) {
-	f := func(setting, got, have string, known ...string) {
-		if got == have {
-			return
+// Targets beside compactor.
+const (
+	targetAll      = "all"
+	targetGateway  = "gateway"
+	targetIngester = "ingester"
+	targetQuerier  = "querier"
+)
+
+// ingests and distributes say which parts a process has; all but a compactor
+// answer queries of what they can reach.
+func (c Config) ingests() bool     { return c.Target == targetAll || c.Target == targetIngester }
+func (c Config) distributes() bool { return c.Target == targetAll || c.Target == targetGateway }
+
+// clustered says that other processes are part of the ring.
+func (c Config) clustered() bool { return c.Ring.Store == "consul" && c.Target != targetCompactor }
+
+// validateParts finds what does not go together.
+func (c Config) validateParts() (errs []error) {
+	f := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
-		for _, k := range known {
-			if got == k {
-				errs = append(errs, fmt.Errorf("%s: %q is not part of this version, which has %q", setting, got, have))
-				return
-			}
+	}
+	alone := c.Target == targetAll || c.Target == targetCompactor
+	f(alone || c.ingests() || c.distributes() || c.Target == targetQuerier, "target: %q is not all, gateway, ingester, querier or compactor", c.Target)
+	switch c.Ring.Store {
+	case "memory":
+		f(alone, "target: %s needs other processes, which ring.store=memory does not find; ring.store=consul does", c.Target)
+		f(c.Ring.ReplicationFactor == 1, "ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor)
+	case "consul":
+		f(!c.clustered() || c.Storage.Type != "filesystem", "storage.type: with ring.store=consul all processes share a store; filesystem is within data-dir")
+		f(!c.clustered() || !c.ingests() || c.Server.GRPCListen != "", "server.grpc-listen: an ingester must be reached by gRPC")
+		for _, err := range c.Ring.InConsul().Validate() {
+			errs = append(errs, fmt.Errorf("ring.consul.%w", err))
 		}
-		errs = append(errs, fmt.Errorf("%s: %q is not %s or %s", setting, got, have, strings.Join(known, " or ")))
-	}
-	if c.Target != targetCompactor {
-		f("target", c.Target, "all", "gateway", "ingester", "querier", targetCompactor)
-	}
-	f("ring.store", c.Ring.Store, "memory", "consul")
-	if c.Ring.ReplicationFactor != 1 {
-		errs = append(errs, fmt.Errorf("ring.replication-factor: a ring in memory has one instance, %d is not possible", c.Ring.ReplicationFactor))
+		f(c.Ring.ReplicationFactor >= 1 && c.Ring.ReplicationFactor <= gateway.MaxReplicationFactor,
+			"ring.replication-factor: %d is not 1 to %d", c.Ring.ReplicationFactor, gateway.MaxReplicationFactor)
+	default:
+		f(false, "ring.store: %q is neither memory nor consul", c.Ring.Store)
 	}
 	return errs
 }
@@ -232,6 +254,13 @@ func (c StorageConfig) validateType() (errs []error) {
 		errs[i] = fmt.Errorf("storage.%s.%w", c.Type, err)
 	}
 	return errs
+}
+
+// gateway returns the settings of the gateway.
+func (c Config) gateway() gateway.Config {
+	g := c.Gateway
+	g.AuthEnabled, g.ReplicationFactor = c.Auth.Enabled, c.Ring.ReplicationFactor
+	return g
 }
 
 // MappingLimits are those of one entry's metadata.

@@ -20,10 +20,10 @@ import (
 type ops struct {
 	ready    func() error
 	services func() []service
-	config   func() []byte // effective settings as YAML, secrets masked
-	// The next three are nil in a process without an ingester.
-	members func() []ring.Instance
-	flush   func(ctx context.Context, wait bool) error
+	config   func() []byte          // effective settings as YAML, secrets masked
+	members  func() []ring.Instance // nil in a process without a ring
+	// The next two are nil in a process without an ingester.
+	flush func(ctx context.Context, wait bool) error
 	// shutdown begins the end of the process and returns when pushes have
 	// stopped and, with flush, all is stored.
 	shutdown func(ctx context.Context, flush bool) error
@@ -41,6 +41,8 @@ func (o *ops) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /services", o.serveServices)
 	if o.members != nil {
 		mux.HandleFunc("GET /ring", o.serveRing)
+	}
+	if o.flush != nil {
 		mux.HandleFunc("POST /flush", o.serveFlush)
 		mux.HandleFunc("POST /ingester/shutdown", o.serveShutdown)
 	}

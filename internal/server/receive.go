@@ -6,11 +6,13 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/loki-go/loki-go/cluster"
 	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/tenant"
 	"github.com/loki-go/loki-go/internal/tlsconf"
@@ -64,14 +66,21 @@ func (s *Server) socketAddr(name string) string {
 	return ""
 }
 
-// receive makes everything that faces clients.
+// receive makes everything that faces clients, and other processes.
 func (s *Server) receive() error {
 	if err := s.authenticate(); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
 	s.ops().register(mux)
-	for _, f := range []func(*http.ServeMux) error{s.page, s.reads, s.lokiReceivers, s.recordReceivers, s.socketReceivers} {
+	if err := s.newGRPC(); err != nil {
+		return err
+	}
+	steps := []func(*http.ServeMux) error{s.page, s.reads}
+	if s.gateway != nil {
+		steps = append(steps, s.lokiReceivers, s.recordReceivers, s.socketReceivers)
+	}
+	for _, f := range steps {
 		if err := f(mux); err != nil {
 			return err
 		}
@@ -79,9 +88,33 @@ func (s *Server) receive() error {
 	return s.newHTTP(mux)
 }
 
+// authenticate makes what knows clients. Other processes of ours are none: they
+// have cluster.secret.
 func (s *Server) authenticate() (err error) {
-	if s.auth, err = auth.New(auth.Deps{Log: s.log, Metrics: s.d.Registry}, s.cfg.Auth.Config); err != nil {
+	cfg := s.cfg.Auth.Config
+	if s.peers != nil {
+		cfg.Exempt = append(slices.Clone(cfg.Exempt), cluster.Methods()...)
+	}
+	if s.auth, err = auth.New(auth.Deps{Log: s.log, Metrics: s.d.Registry}, cfg); err != nil {
 		return fmt.Errorf("auth.users-file: %w", err)
+	}
+	return nil
+}
+
+// newGRPC makes the gRPC server, if there is anybody to answer.
+func (s *Server) newGRPC() error {
+	if s.grpcListener == nil {
+		return nil
+	}
+	tls, err := grpcTLS(s.cfg.Server.GRPCTLS, s.log)
+	if err != nil {
+		return fmt.Errorf("server.grpc-tls: %w", err)
+	}
+	opts := append(s.cfg.GRPCPush.ServerOptions(), rawgrpc.ServerOption(), grpc.WaitForHandlers(true))
+	opts = append(opts, tls...)
+	s.grpc = grpc.NewServer(append(opts, s.grpcAuth()...)...)
+	if s.peers != nil {
+		s.peers.Register(s.grpc)
 	}
 	return nil
 }
@@ -103,7 +136,7 @@ func (s *Server) page(mux *http.ServeMux) error {
 
 // reads adds the query API.
 func (s *Server) reads(mux *http.ServeMux) error {
-	engine, err := query.New(query.Deps{Memory: s.ingester, Store: s.stored, Limits: s.queryLimits, Metrics: s.d.Registry}, s.cfg.Query)
+	engine, err := query.New(query.Deps{Memory: s.memory(), Store: s.stored, Limits: s.queryLimits, Metrics: s.d.Registry}, s.cfg.Query)
 	if err != nil {
 		return err
 	}
@@ -117,28 +150,21 @@ func (s *Server) reads(mux *http.ServeMux) error {
 	return nil
 }
 
-// lokiReceivers adds Loki push over HTTP, and the gRPC server with the push of
-// the Fluent Bit plugin and Loki's.
+// lokiReceivers adds Loki push over HTTP, and over gRPC that of the Fluent Bit
+// plugin and Loki's.
 func (s *Server) lokiReceivers(mux *http.ServeMux) error {
 	loki, err := lokipush.New(lokipush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.LokiPush)
 	if err != nil {
 		return err
 	}
 	loki.Register(mux)
-	if s.grpcListener == nil {
+	if s.grpc == nil {
 		return nil
 	}
 	pushes, err := grpcpush.New(grpcpush.Deps{Sink: s.gateway, Log: s.log, Metrics: s.d.Registry}, s.cfg.GRPCPush)
 	if err != nil {
 		return err
 	}
-	tls, err := grpcTLS(s.cfg.Server.GRPCTLS, s.log)
-	if err != nil {
-		return fmt.Errorf("server.grpc-tls: %w", err)
-	}
-	opts := append(s.cfg.GRPCPush.ServerOptions(), rawgrpc.ServerOption())
-	opts = append(opts, tls...)
-	s.grpc = grpc.NewServer(append(opts, s.grpcAuth()...)...)
 	pushes.Register(s.grpc)
 	loki.RegisterGRPC(s.grpc)
 	return nil

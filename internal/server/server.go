@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/loki-go/loki-go/cluster"
 	"github.com/loki-go/loki-go/gateway"
 	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/limits"
@@ -55,9 +56,11 @@ type Server struct {
 	compactor *compactor.Compactor // nil: none here
 	ingester  *ingester.Ingester
 	gateway   *gateway.Gateway
-	members   *ring.Memory
+	members   ring.Membership
+	pool      *cluster.Pool   // nil: there are no other processes
+	peers     *cluster.Server // nil: none asks this process
 	ringMu    sync.Mutex
-	self      ring.Instance // State is under ringMu
+	self      ring.Instance // of the ingester; State is under ringMu
 	auth      *auth.Auth
 	sockets   []socket // receivers with listeners of their own
 	http      *httpServer
@@ -107,7 +110,7 @@ func runFromEnd(list []func()) {
 }
 
 func (s *Server) open() error {
-	steps := []func() error{s.lock, s.listen, s.store, s.distribute, s.receive, s.serve}
+	steps := []func() error{s.lock, s.listen, s.store, s.meet, s.distribute, s.receive, s.serve}
 	if s.cfg.Target == targetCompactor {
 		steps = []func() error{s.listen, s.compact, s.operate, s.serveCompactor}
 	}
@@ -169,7 +172,7 @@ func (s *Server) store() error {
 	if err := s.readLimits(); err != nil {
 		return err
 	}
-	if err := s.openStore(bucket); err != nil {
+	if err := s.openStore(bucket); err != nil || !s.cfg.ingests() {
 		return err
 	}
 	s.ingester, err = ingester.Open(s.d.FS, s.cfg.DataDir, s.cfg.Ingester, ingester.Deps{
@@ -199,24 +202,13 @@ func (s *Server) queryLimits(id string) query.Limits {
 	return query.Limits{MaxEntries: l.MaxEntriesLimitPerQuery, MaxQueryLength: l.MaxQueryLength, QueryTimeout: l.QueryTimeout}
 }
 
-// distribute makes the ring, of which this process is the only member, and
-// the gateway in front of it.
-func (s *Server) distribute() error {
-	s.self = ring.Instance{
-		ID: s.cfg.instanceID(), Addr: s.cfg.Ingester.Advertise, Zone: s.cfg.Ingester.Zone,
-		State: ring.Joining, Generation: time.Now().UnixNano(),
+// distribute makes the gateway.
+func (s *Server) distribute() (err error) {
+	if s.cfg.distributes() {
+		s.gateway, err = gateway.New(gateway.Deps{
+			Ring: s.members, Dial: s.replica, Limits: s.limits, Log: s.log, Metrics: s.d.Registry,
+		}, s.cfg.gateway())
 	}
-	s.members = ring.NewMemory()
-	if err := s.members.Register(s.ctx, s.self); err != nil {
-		return err
-	}
-	cfg := s.cfg.Gateway
-	cfg.AuthEnabled, cfg.ReplicationFactor = s.cfg.Auth.Enabled, s.cfg.Ring.ReplicationFactor
-	var err error
-	s.gateway, err = gateway.New(gateway.Deps{
-		Ring: s.members, Dial: func(ring.Instance) (gateway.Replica, error) { return s.ingester, nil },
-		Limits: s.limits, Log: s.log, Metrics: s.d.Registry,
-	}, cfg)
 	return err
 }
 
@@ -236,7 +228,12 @@ func (s *Server) serve() error {
 	if s.compactor != nil {
 		s.start(func() { s.compactor.Run(s.ctx) })
 	}
-	s.start(s.join)
+	if s.pool != nil {
+		s.start(s.follow)
+	}
+	if s.ingester != nil {
+		s.start(s.join)
+	}
 	return nil
 }
 
@@ -249,34 +246,6 @@ func (s *Server) fail(what string, err error) {
 	select {
 	case s.failed <- fmt.Errorf("%s server: %w", what, err):
 	default:
-	}
-}
-
-// join enters the ring when the replay is done.
-func (s *Server) join() {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for s.ingester.Ready() != nil {
-		select {
-		case <-tick.C:
-		case <-s.ctx.Done():
-			return
-		}
-	}
-	s.setState(ring.Active)
-	s.log.Info("ready", "state", s.ingester.State())
-}
-
-// setState tells the ring; LEAVING is final.
-func (s *Server) setState(state ring.State) {
-	s.ringMu.Lock()
-	defer s.ringMu.Unlock()
-	if s.self.State == ring.Leaving {
-		return
-	}
-	s.self.State = state
-	if err := s.members.Update(s.ctx, s.self); err != nil {
-		s.log.Error("ring was not told of a change", "state", state, "err", err)
 	}
 }
 
@@ -293,7 +262,7 @@ func (s *Server) Ready() error {
 		return errors.New("leaving: the process is about to end")
 	}
 	if s.ingester == nil {
-		return nil // a compactor: there is nothing to wait for
+		return nil // nothing to wait for: what others are ready for is their own
 	}
 	if err := s.ingester.Ready(); err != nil {
 		return err
@@ -316,16 +285,22 @@ func listenerAddr(l net.Listener) string {
 }
 
 func (s *Server) ops() *ops {
-	return &ops{
+	o := &ops{
 		ready: s.Ready, services: s.services, config: s.d.Settings,
 		members: func() []ring.Instance { return s.members.Current().Instances() },
-		flush:   s.ingester.Flush, shutdown: s.requestShutdown,
-		level: s.d.Level, metrics: s.d.Registry, log: s.log,
+		level:   s.d.Level, metrics: s.d.Registry, log: s.log,
 	}
+	if s.ingester != nil {
+		o.flush, o.shutdown = s.ingester.Flush, s.requestShutdown
+	}
+	return o
 }
 
 func (s *Server) services() []service {
-	list := []service{{"ingester", s.ingester.State(), ""}, {"ring", s.ringState().String(), s.self.ID}}
+	var list []service
+	if s.ingester != nil {
+		list = append(list, service{"ingester", s.ingester.State(), ""}, service{"ring", s.ringState().String(), s.self.ID})
+	}
 	if s.compactor != nil {
 		list = append(list, s.compactorService())
 	}
@@ -380,7 +355,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Server.ShutdownTimeout)
 	defer cancel()
 	var err error
-	if s.ingester != nil {
+	if s.members != nil {
 		err = s.drain(ctx)
 	} else {
 		s.cancel() // the compactor releases its lease
@@ -399,20 +374,31 @@ func (s *Server) shutdown(ctx context.Context) error {
 	return err
 }
 
-// drain ends what takes pushes and stores or keeps what came.
+// drain ends what takes pushes and stores or keeps what came. In a cluster
+// gateways turn to other ingesters first, and queries are answered to the last.
 func (s *Server) drain(ctx context.Context) error {
+	if s.pool != nil {
+		s.setState(ctx, ring.Leaving)
+	}
 	var receivers sync.WaitGroup
 	for _, r := range s.sockets {
 		receivers.Go(func() { s.closeSocket(r) })
 	}
-	if s.grpc != nil {
+	if s.grpc != nil && s.peers == nil {
 		receivers.Go(func() { stopGRPC(ctx, s.grpc) })
 	}
 	receivers.Wait()
 
-	err := s.gateway.Close(ctx)
-	s.setState(ring.Leaving)
-	return errors.Join(err, s.ingester.Shutdown(ctx, s.flush.Load()))
+	var errs []error
+	if s.gateway != nil {
+		errs = append(errs, s.gateway.Close(ctx))
+	}
+	if s.ingester != nil {
+		s.setState(ctx, ring.Leaving)
+		errs = append(errs, s.ingester.Shutdown(ctx, s.flush.Load()))
+	}
+	s.part(ctx)
+	return errors.Join(errs...)
 }
 
 // stopGRPC waits for calls under way until ctx ends.
