@@ -149,9 +149,14 @@ func status(err error) int {
 // permanent reports whether Consul has understood the request and refuses it:
 // settings have to change.
 func permanent(err error) bool {
+	if errors.Is(err, errTTL) {
+		return true
+	}
 	s := status(err)
 	return s >= 400 && s < 500 && s != http.StatusTooManyRequests && s != http.StatusRequestTimeout && s != http.StatusNotFound
 }
+
+var errTTL = errors.New("ring.consul.session-ttl is not within Consul's limits")
 
 func (c *client) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, c.cfg.Timeout)
@@ -169,6 +174,10 @@ func (c *client) createSession(ctx context.Context, name string) (string, error)
 	}
 	var out struct{ ID string }
 	if _, err := c.api.Raw().Write("/v1/session/create", in, &out, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+		// Consul calls this an error of its own, with status 500.
+		if strings.Contains(err.Error(), "Invalid Session TTL") {
+			return "", fmt.Errorf("create session: %w: %w", errTTL, err)
+		}
 		return "", fmt.Errorf("create session: %w", err)
 	}
 	return out.ID, nil

@@ -193,9 +193,13 @@ func (m *Membership) answered() {
 
 // Pauses between requests for the list.
 const (
-	// minPause puts changes that come close together into one list.
-	minPause = 100 * time.Millisecond
-	maxPause = 5 * time.Second
+	// minPause puts changes that come close together into one list. It grows by
+	// perMember, because a list costs Consul some 5 µs for each member and
+	// reader.
+	minPause  = 100 * time.Millisecond
+	perMember = time.Millisecond
+	mostPause = 500 * time.Millisecond
+	maxPause  = 5 * time.Second // after failures
 )
 
 // backoff returns the pause after n failures in a row, with some chance, so
@@ -249,14 +253,14 @@ func (m *Membership) follow() {
 		}
 		changed := m.take(pairs, gap)
 		index, gap = next, false
-		pause := minPause
+		pause := min(max(minPause, time.Duration(len(pairs))*perMember), mostPause)
 		if changed || time.Since(began) >= m.cfg.Wait/2 {
 			idle = 0
 		} else {
 			// Answers without news, such as while no member is left: then every
 			// change of the store ends the wait.
 			idle++
-			pause = backoff(min(idle, 3), maxPause)
+			pause = max(pause, backoff(min(idle, 3), maxPause))
 		}
 		sleep(m.ctx, pause-time.Since(began))
 	}
@@ -355,7 +359,10 @@ func (m *Membership) Register(ctx context.Context, in ring.Instance) error {
 	m.wg.Go(func() { k.run(old) })
 	m.mu.Unlock()
 	err := k.await(ctx, 1)
-	if err != nil && !k.entered() {
+	if err != nil && k.entered() {
+		return nil // just in time
+	}
+	if err != nil {
 		m.remove(k)
 		k.stop()
 		// What it may have made already; if this fails it expires.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -484,5 +485,71 @@ func TestConsulFrozen(t *testing.T) {
 	metric(t, reg, "registered", "3")
 	if n := seen.fewest(); n != 3 {
 		t.Errorf("the ring had %d members in between", n)
+	}
+}
+
+// TestConsulLeaderDies kills the leader of three servers, of which the members
+// use the others.
+func TestConsulLeaderDies(t *testing.T) {
+	servers := consulserver.NewCluster(t, 3)
+	leader := servers[0].Leader(servers)
+	var rest []*consulserver.Server
+	for _, s := range servers {
+		if s != leader {
+			rest = append(rest, s)
+		}
+	}
+	_, writer, reg := three(t, testConfig(rest[0]))
+	reader := open(t, testConfig(rest[1]), Deps{})
+	ringtest.Await(t, reader, "three", ringtest.Has(member(0), member(1), member(2)))
+	seen := record(reader)
+	leader.Kill()
+	leaving := member(2)
+	leaving.State = ring.Leaving
+	if err := writer.Update(timeout(t), leaving); err != nil {
+		t.Fatal(err)
+	}
+	ringtest.Await(t, reader, "a change under the next leader", ringtest.Has(member(0), member(1), leaving))
+	time.Sleep(3 * testTTL)
+	leader.Start()
+	time.Sleep(testTTL)
+	if n := seen.fewest(); n != 3 {
+		t.Errorf("the ring had %d members in between", n)
+	}
+	metric(t, reg, "registered", "3")
+	metric(t, reg, "registrations_total{session_lost}", "0")
+}
+
+// TestConsulRefusesTTL has a session-ttl that Consul does not take.
+func TestConsulRefusesTTL(t *testing.T) {
+	s := consulserver.New(t, consulserver.WithConfig("session_ttl_min", "10s"))
+	err := open(t, testConfig(s), Deps{}).Register(timeout(t), member(1))
+	if err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "TTL") {
+		t.Fatalf("got %v", err)
+	}
+	t.Log(err)
+}
+
+// TestConsulForget removes a dead member by hand.
+func TestConsulForget(t *testing.T) {
+	s := consulserver.New(t)
+	cfg := testConfig(s)
+	cfg.SessionTTL = time.Hour
+	m := open(t, cfg, Deps{})
+	if err := m.Register(timeout(t), member(1)); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	if f, err := Forget(timeout(t), cfg, "i1", true); err != nil || f.Instance != member(1) || len(s.Keys(cfg.Prefix+"/")) != 1 {
+		t.Fatalf("dry run: %+v, %v", f, err)
+	}
+	if st, err := Show(timeout(t), cfg); err != nil || len(st.Members) != 1 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	if _, err := Forget(timeout(t), cfg, "i1", false); err != nil {
+		t.Fatal(err)
+	}
+	if keys := s.Keys(cfg.Prefix + "/"); len(keys) != 0 {
+		t.Errorf("keys %v", keys)
 	}
 }

@@ -62,7 +62,9 @@ func (k *keeper) setWant(in ring.Instance) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.version == 0 || k.want != in {
-		if in.State == ring.Leaving && k.leaveBy.IsZero() {
+		if in.State != ring.Leaving {
+			k.leaveBy = time.Time{}
+		} else if k.leaveBy.IsZero() {
 			k.leaveBy = time.Now().Add(k.m.cfg.LeavingTimeout)
 		}
 		k.want = in

@@ -78,9 +78,60 @@ func WithACL() Option {
 	}
 }
 
+// WithConfig changes a setting of the agent's configuration.
+func WithConfig(name string, value any) Option {
+	return func(s *Server) { s.conf[name] = value }
+}
+
+// NewCluster starts n servers that elect a leader among them.
+func NewCluster(t testing.TB, n int) []*Server {
+	t.Helper()
+	var list []*Server
+	var join []string
+	for i := range n {
+		s := prepare(t, WithConfig("node_name", "test-"+strconv.Itoa(i)), WithConfig("bootstrap_expect", n))
+		s.conf["leave_on_terminate"] = false
+		join = append(join, fmt.Sprintf("127.0.0.1:%d", s.conf["ports"].(map[string]any)["serf_lan"]))
+		list = append(list, s)
+	}
+	for _, s := range list {
+		s.conf["retry_join"], s.conf["retry_interval"] = join, "200ms"
+		s.launch()
+	}
+	for _, s := range list {
+		s.await()
+	}
+	return list
+}
+
+// Leader returns which of the servers of a cluster leads it, as s knows it.
+func (s *Server) Leader(of []*Server) *Server {
+	s.t.Helper()
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(50 * time.Millisecond) {
+		var addr string
+		if err := s.Do(context.Background(), http.MethodGet, "/v1/status/leader", "", &addr); err != nil {
+			s.t.Fatal(err)
+		}
+		for _, c := range of {
+			if addr == fmt.Sprintf("127.0.0.1:%d", c.conf["ports"].(map[string]any)["server"]) {
+				return c
+			}
+		}
+	}
+	s.t.Fatal("consul has no leader")
+	return nil
+}
+
 // New starts an agent that lives until the end of the test and accepts session
 // TTLs from 1s on.
 func New(t testing.TB, options ...Option) *Server {
+	t.Helper()
+	s := prepare(t, options...)
+	s.Start()
+	return s
+}
+
+func prepare(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	port := func() int { return testkit.FreePort(t) }
 	httpPort := port()
@@ -107,9 +158,10 @@ func New(t testing.TB, options ...Option) *Server {
 		}}
 		s.http.Transport = s.transport()
 	}
-	s.Start()
 	t.Cleanup(func() {
-		s.Kill()
+		if s.cmd != nil {
+			s.Kill()
+		}
 		s.http.CloseIdleConnections()
 		if t.Failed() {
 			t.Logf("consul printed:\n%.4000s", s.out)
@@ -121,6 +173,12 @@ func New(t testing.TB, options ...Option) *Server {
 // Start starts the agent anew after Kill, with the data that it had, and waits
 // until it can write.
 func (s *Server) Start() {
+	s.t.Helper()
+	s.launch()
+	s.await()
+}
+
+func (s *Server) launch() {
 	s.t.Helper()
 	tools := os.Getenv("LOKI_GO_TOOLS")
 	if tools == "" {
@@ -147,6 +205,11 @@ func (s *Server) Start() {
 		_ = cmd.Wait() // killed in any case
 		close(done)
 	}(s.cmd, s.done)
+}
+
+// await waits until the agent can write.
+func (s *Server) await() {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for {
