@@ -75,7 +75,7 @@ func (f *fsckFlags) run(ctx context.Context, s *settings, getenv config.Getenv, 
 	d.Report = p.finding
 	c := fsck.New(f.Config, d)
 	most := c.Progress()
-	fmt.Fprintf(stderr, "memory is bounded by %d listings at a time (%s), the names of %d chunks and of one tenant's streams, and %d chunks and index files; more is looked at in parts\n",
+	fmt.Fprintf(stderr, "memory is bounded by %d listings at a time (%s), the names of %d chunks, of index files and of one tenant's streams, and %d chunks and index files; more is looked at in parts\n",
 		most.ListingsAtMost, f.MaxMemory, most.ChunkNamesAtMost, most.ObjectsAtMost)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

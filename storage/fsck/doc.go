@@ -31,9 +31,10 @@
 // Listings take 8 bytes each, and while their list grows up to 20: with more of
 // them than fit into Config.MaxMemory the run goes over the bucket in 16 parts,
 // or 256 and so on, by the first digits of the streams' fingerprints. Beside
-// them are, at a time, the names of one tenant's streams, and of each of
-// Config.Concurrency groups of streams the names of about maxGroup chunks (of a
-// single stream with more, all of its), one chunk and one index file.
+// them are the names of all index files, of the streams of one tenant at a
+// time, and of about maxGroup chunks (of a single stream with more, all of its)
+// in each of Config.Concurrency groups of streams; as many chunks and index
+// files; and, with Repair, what an index says of maxRebuild chunks.
 //
 // # Repair
 //

@@ -154,8 +154,5 @@ func (r *Reader) one(ref uint32) (Series, error) {
 	return s, err
 }
 
-// LabelNames returns the label names of a file whose postings table can be read.
-func (s *Salvaged) LabelNames() []string { return s.r.LabelNames() }
-
 // IsFile reports whether b begins as an index file does.
 func IsFile(b []byte) bool { return len(b) >= 4 && binary.BigEndian.Uint32(b) == magic }
