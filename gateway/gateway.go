@@ -105,6 +105,7 @@ type Config struct {
 	MaxInflight    units.Bytes   `yaml:"max-inflight" help:"memory for requests that are being read and stored; others wait, then get 503"`
 	AdmitWait      time.Duration `yaml:"admit-wait" help:"how long a request waits for that memory"`
 	ReplicaTimeout time.Duration `yaml:"replica-timeout" help:"how long a replica may take to store a push"`
+	HedgeDelay     time.Duration `yaml:"hedge-delay" help:"after this long, and again and again, the next instance on the ring is asked to store what has no quorum yet"`
 	MaxBackground  units.Bytes   `yaml:"max-background" help:"bytes that may still be on their way to slow replicas when their push is answered"`
 	LabelCache     units.Bytes   `yaml:"label-cache-size" help:"memory for label texts that were parsed and validated"`
 	DeadLetters    DeadLetters   `yaml:"dead-letters"`
@@ -117,6 +118,7 @@ func DefaultConfig() Config {
 		MaxInflight:       512 * units.MiB,
 		AdmitWait:         2 * time.Second,
 		ReplicaTimeout:    10 * time.Second,
+		HedgeDelay:        time.Second,
 		MaxBackground:     128 * units.MiB,
 		LabelCache:        64 * units.MiB,
 		DeadLetters:       defaultDeadLetters(),
@@ -139,6 +141,7 @@ func (c Config) Validate() []error {
 	check(c.MaxInflight >= units.MiB, "max-inflight: must be at least 1MB")
 	check(c.AdmitWait >= 0, "admit-wait: must not be negative")
 	check(c.ReplicaTimeout > 0, "replica-timeout: must be greater than 0")
+	check(c.HedgeDelay > 0, "hedge-delay: must be greater than 0")
 	check(c.MaxBackground >= 0, "max-background: must not be negative")
 	check(c.LabelCache >= units.MiB, "label-cache-size: must be at least 1MB")
 	return append(errs, c.DeadLetters.validate()...)

@@ -850,7 +850,7 @@ func TestConfig(t *testing.T) {
 		t.Fatal(errs)
 	}
 	bad := Config{ReplicationFactor: 6, AdmitWait: -1, MaxBackground: -1}
-	if errs := bad.Validate(); len(errs) != 10 {
+	if errs := bad.Validate(); len(errs) != 11 {
 		t.Fatalf("got %v", errs)
 	}
 	if _, err := New(Deps{}, bad); err == nil {

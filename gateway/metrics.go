@@ -34,6 +34,7 @@ type metrics struct {
 	cacheMisses      prometheus.Counter
 	underReplicated  prometheus.Counter
 	replaced         prometheus.Counter
+	hedged           prometheus.Counter
 	failures         prometheus.Counter
 
 	nobody *tenantMetrics // requests without a valid tenant
@@ -75,6 +76,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) (*metrics, error) {
 		cacheHits:       counter("label_cache_hits_total", "Label texts that were known."),
 		cacheMisses:     counter("label_cache_misses_total", "Label texts that had to be parsed."),
 		underReplicated: counter("under_replicated_pushes_total", "Pushes for which there were less ACTIVE replicas than the replication factor."),
+		hedged:          counter("hedged_replicas_total", "Replicas that were asked because others took longer than gateway.hedge-delay."),
 		replaced:        counter("replaced_replicas_total", "Replicas that could not take a push and were replaced by the next on the ring."),
 		failures:        counter("replica_failures_total", "Pushes that a replica failed to store."),
 		tenants:         make(map[string]*tenantMetrics),

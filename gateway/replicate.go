@@ -177,17 +177,11 @@ func (g *Gateway) replicate(ctx context.Context, r *ring.Ring, parts []*part, b 
 	for _, p := range parts {
 		n := p.state.pending
 		p.refs.Store(int32(n) + 1)
-		for i := range n {
-			go c.run(p, i)
+		for i, view := range p.state.views[:n] {
+			go c.run(p, p.walk[i], view)
 		}
 	}
-	var err error
-	select {
-	case <-c.decided:
-		err = c.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	err := c.wait(ctx, parts)
 	if err == nil {
 		for _, p := range parts {
 			p.collect(b, rej)
@@ -198,6 +192,49 @@ func (g *Gateway) replicate(ctx context.Context, r *ring.Ring, parts []*part, b 
 		p.release()
 	}
 	return err
+}
+
+// wait returns when all parts are decided. Until then, now and again, it has
+// one more instance asked for each of those that are not.
+func (c *call) wait(ctx context.Context, parts []*part) error {
+	slow := time.NewTicker(c.g.cfg.HedgeDelay)
+	defer slow.Stop()
+	for {
+		select {
+		case <-c.decided:
+			return c.err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-slow.C:
+			for _, p := range parts {
+				c.hedge(p)
+			}
+		}
+	}
+}
+
+// hedge asks the next instance for p, if it is undecided and there is one: a
+// replica that says nothing must not take the time that the client has.
+func (c *call) hedge(p *part) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &p.state
+	if s.done || s.pending == 0 || s.next >= len(p.walk) {
+		return
+	}
+	view := new(push.Batch)
+	s.views = append(s.views, view)
+	s.next++
+	s.pending++
+	c.running++
+	c.g.running.Add(1)
+	p.refs.Add(1)
+	c.g.m.hedged.Inc()
+	next := p.walk[s.next-1]
+	go func() {
+		p.view(view)
+		c.finish(p, view, c.askNext(next, view))
+	}()
 }
 
 // detach lets goroutines that are left run on, if what they hold is within the
@@ -215,13 +252,16 @@ func (c *call) detach() {
 	}
 }
 
-// run asks replica i of p's set, then those that take its place.
-func (c *call) run(p *part, i int) {
+// run asks an instance for p.
+func (c *call) run(p *part, instance int, view *push.Batch) {
+	p.view(view)
+	c.finish(p, view, c.ask(c.first, instance, view))
+}
+
+// finish notes what an instance said, and asks those that take its place.
+func (c *call) finish(p *part, view *push.Batch, err error) {
 	defer c.g.running.Done()
 	defer p.release()
-	view := p.state.views[i]
-	p.view(view)
-	err := c.ask(c.first, p.walk[i], view)
 	for {
 		next, again := c.answered(p, view, err)
 		if !again {

@@ -522,6 +522,42 @@ func testSlowReplicaTimesOut(t *testing.T) {
 	}
 }
 
+// TestSlowReplicasAreHedged: the next instances on the ring make the quorum
+// that two of three keep everybody waiting for. What the slow ones say later
+// does no harm.
+func TestSlowReplicasAreHedged(t *testing.T) { synctest.Test(t, testSlowReplicasAreHedged) }
+
+func testSlowReplicasAreHedged(t *testing.T) {
+	e := newEnv(t, 6, func(cfg *Config, _ *limits.Limits) { cfg.ReplicationFactor = 3 })
+	hold := make(chan struct{})
+	set := e.set(lone, 5)
+	for _, id := range set[:2] {
+		e.replicas[id].push = func(context.Context, *push.Batch) error { <-hold; return nil }
+	}
+	began := time.Now()
+	if err := e.push(one(lone, at(0, "x"))); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took != time.Second { // of the bubble's clock
+		t.Fatalf("answered after %v", took)
+	}
+	close(hold)
+	e.drain()
+	for i, id := range set {
+		if n := e.replicas[id].count(); n != 1 && i < 4 || n != 0 && i == 4 {
+			t.Errorf("instance %d has %d entries", i, n)
+		}
+	}
+	// All of them slow: as many as there are.
+	e.replicas[set[0]].push = nil
+	for _, r := range e.replicas {
+		r.push = func(ctx context.Context, _ *push.Batch) error { <-ctx.Done(); return ctx.Err() }
+	}
+	if err := e.push(one(lone, at(0, "y"))); err == nil {
+		t.Fatal("stored")
+	}
+}
+
 func TestClientGoesAway(t *testing.T) {
 	e := newEnv(t, 3, func(cfg *Config, _ *limits.Limits) { cfg.ReplicationFactor = 3 })
 	hold, held := make(chan struct{}), make(chan struct{}, 3)
