@@ -103,7 +103,7 @@ func (n *binaryNode) key(s *Series) (*Series, error) {
 		return k, nil
 	}
 	m := &n.e.Matching
-	k, err := n.ev.get(only(s.Labels, m.Labels, m.On))
+	k, err := n.ev.get(withValue(only(s.Labels, m.Labels, m.On)))
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (n *binaryNode) result(many, one *Series) (*Series, error) {
 		return s, nil
 	}
 	m := &n.e.Matching
-	ls := many.Labels
+	ls := withValue(many.Labels)
 	if m.Many == logql.NoSide {
 		ls = only(ls, m.Labels, m.On)
 	}
@@ -275,5 +275,5 @@ func (n *replaceNode) replace(ls labels.Labels) labels.Labels {
 	if at == nil {
 		return ls
 	}
-	return set(ls, n.e.Target, string(n.re.ExpandString(nil, n.e.Replacement, src, at)))
+	return set(withValue(ls), n.e.Target, string(n.re.ExpandString(nil, n.e.Replacement, src, at)))
 }

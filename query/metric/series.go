@@ -46,6 +46,23 @@ func compareLabels(a, b labels.Labels) int {
 	return len(a) - len(b)
 }
 
+// withValue returns the labels that have a value. Parsers make labels without
+// one, which Loki keeps until an operation takes labels apart.
+func withValue(ls labels.Labels) labels.Labels {
+	for i, l := range ls {
+		if l.Value == "" {
+			out := append(labels.Labels(nil), ls[:i]...)
+			for _, l := range ls[i:] {
+				if l.Value != "" {
+					out = append(out, l)
+				}
+			}
+			return out
+		}
+	}
+	return ls
+}
+
 // set returns ls with a label of a value; without it if that is empty.
 func set(ls labels.Labels, name, value string) labels.Labels {
 	out := make(labels.Labels, 0, len(ls)+1)

@@ -81,7 +81,11 @@ func (v *vectorNode) group(s *Series) (*group, error) {
 	if ok {
 		return g, nil
 	}
-	own, err := v.ev.get(only(s.Labels, v.e.Grouping.Labels, !v.e.Grouping.Without))
+	ls := only(s.Labels, v.e.Grouping.Labels, !v.e.Grouping.Without)
+	if v.e.Grouping.Without {
+		ls = withValue(ls)
+	}
+	own, err := v.ev.get(ls)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strconv"
 	"unicode/utf16"
@@ -224,26 +223,6 @@ func newLogfmtKeys(e *logql.Logfmt) (stage, error) {
 		l.names, l.keys = append(l.names, x.Name), append(l.keys, key)
 	}
 	return l, nil
-}
-
-// parseLogfmtKey reads a key, bare or in quotes.
-func parseLogfmtKey(s string) (string, error) {
-	b := bytes.TrimSpace([]byte(s))
-	if len(b) == 0 {
-		return "", errors.New("syntax error: unexpected $end, expecting STRING or KEY")
-	}
-	if b[0] == '"' {
-		if end := bytes.IndexAny(b[1:], `"]`); end >= 0 {
-			b = b[:end+1]
-		}
-		return string(b[1:]), nil
-	}
-	for i, c := range string(b) {
-		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
-			return "", fmt.Errorf("unexpected char %c", c)
-		}
-	}
-	return string(b), nil
 }
 
 func (l *logfmtKeys) run(_ int64, line []byte, s *state) ([]byte, bool) {

@@ -294,16 +294,16 @@ func trunc(n int, s string) string {
 	return s
 }
 
-func substr(start, end int, s string) (string, error) {
-	if start < 0 {
-		start = 0
-	} else if end < 0 || end > len(s) {
-		end = len(s)
+// substr cuts at byte offsets. One out of range is an error of the template,
+// which recovers what slicing says.
+func substr(start, end int, s string) string {
+	switch {
+	case start < 0:
+		return s[:end]
+	case end < 0 || end > len(s):
+		return s[start:]
 	}
-	if start > end || end > len(s) {
-		return "", fmt.Errorf("slice bounds out of range [%d:%d] of %d", start, end, len(s))
-	}
-	return s[start:end], nil
+	return s[start:end]
 }
 
 func alignLeft(n int, s string) (string, error) {
