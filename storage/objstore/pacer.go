@@ -15,13 +15,16 @@ type Pacer struct {
 	most, least float64 // requests a second
 	now         func() time.Time
 
-	mu     sync.Mutex
-	rate   float64 // at most: no bound
-	next   time.Time
-	grown  time.Time // until when growth is in the rate
-	cut    time.Time // when the rate was last cut
-	count  float64   // requests since window
-	window time.Time
+	mu   sync.Mutex
+	rate float64 // at most: no bound
+	// Requests are numbered. Those up to served may be sent; served grows by
+	// rate, up to the number of the next one.
+	taken, served float64
+	moved         time.Time // served
+	grown         time.Time // until when growth is in the rate
+	cut           time.Time // when the rate was last cut
+	count         float64   // requests since window
+	window        time.Time
 }
 
 const (
@@ -38,38 +41,65 @@ func NewPacer(most, least float64) *Pacer {
 	return &Pacer{most: most, least: min(least, most), rate: most, now: time.Now}
 }
 
+// lookAgain is how often one who waits finds out whether the rate has changed.
+const lookAgain = 200 * time.Millisecond
+
 // Wait returns when the next request may be sent, or when ctx ends.
 func (p *Pacer) Wait(ctx context.Context) error {
-	d := p.reserve()
-	if d <= 0 {
-		return ctx.Err()
+	n, d := p.reserve()
+	for d > 0 {
+		t := time.NewTimer(min(d, lookAgain))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			p.giveBack()
+			return ctx.Err()
+		}
+		d = p.off(n)
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return ctx.Err()
 }
 
-// reserve takes the next place and returns how long it is off.
-func (p *Pacer) reserve() time.Duration {
+// reserve takes the next number and returns how far its turn is off.
+func (p *Pacer) reserve() (n float64, d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	p.grow(now)
 	p.measure(now)
+	p.move(now)
+	n = p.taken
+	p.taken++
+	return n, p.until(n)
+}
+
+// giveBack lets the others move up when one waits no more.
+func (p *Pacer) giveBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.served = min(p.served+1, p.taken)
+}
+
+// off returns how far the turn of a number is off by now.
+func (p *Pacer) off(n float64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.move(p.now())
+	return p.until(n)
+}
+
+func (p *Pacer) until(n float64) time.Duration {
+	return time.Duration(max(n-p.served, 0) / p.rate * float64(time.Second))
+}
+
+// move brings rate and served up to now.
+func (p *Pacer) move(now time.Time) {
+	p.served += p.rate * max(now.Sub(p.moved), 0).Seconds()
+	p.grow(now)
 	if p.rate >= p.most {
-		return 0
+		p.served = p.taken
 	}
-	if p.next.Before(now) {
-		p.next = now
-	}
-	d := p.next.Sub(now)
-	p.next = p.next.Add(time.Duration(float64(time.Second) / p.rate))
-	return d
+	p.served, p.moved = min(p.served, p.taken), now
 }
 
 // measure counts requests, so that the first cut starts from what there were.
@@ -95,7 +125,7 @@ func (p *Pacer) Slow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	p.grow(now)
+	p.move(now)
 	if now.Sub(p.cut) < cutEvery {
 		return
 	}
@@ -111,7 +141,7 @@ func (p *Pacer) Slow() {
 func (p *Pacer) Rate() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.grow(p.now())
+	p.move(p.now())
 	if p.rate >= p.most {
 		return 0
 	}

@@ -164,8 +164,12 @@ func TestPacer(t *testing.T) {
 	now := time.Unix(1000, 0)
 	p := NewPacer(1000, 10)
 	p.now = func() time.Time { return now }
+	reserve := func() time.Duration {
+		_, d := p.reserve()
+		return d
+	}
 	for range 400 {
-		if d := p.reserve(); d != 0 {
+		if d := reserve(); d != 0 {
 			t.Fatalf("a wait of %s without need", d)
 		}
 	}
@@ -178,7 +182,7 @@ func TestPacer(t *testing.T) {
 		t.Fatalf("rate %f after the first cut, want half of the 400 that there were", got)
 	}
 	// Requests are a 1/200 s apart now.
-	if first, second := p.reserve(), p.reserve(); first != 0 || second != 5*time.Millisecond {
+	if first, second := reserve(), reserve(); first != 0 || second != 5*time.Millisecond {
 		t.Fatalf("waits %s, %s; want 0 and 5 ms", first, second)
 	}
 	for range 20 {
@@ -193,8 +197,43 @@ func TestPacer(t *testing.T) {
 		t.Fatalf("rate %f after a quiet second, want 10 + 5 %% of 1000", got)
 	}
 	now = now.Add(30 * time.Second)
-	if got := p.Rate(); got != 0 || p.reserve() != 0 {
+	if got := p.Rate(); got != 0 || reserve() != 0 {
 		t.Fatalf("rate %f after quiet 30 s, want no bound", got)
+	}
+}
+
+// TestPacerForgetsALine: those who wait, and those who come later, go by the
+// rate of the moment, not by the one there was when the line was long; who
+// leaves makes room.
+func TestPacerForgetsALine(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := NewPacer(1000, 1)
+	p.now = func() time.Time { return now }
+	p.reserve()
+	p.Slow()
+	var last float64
+	var off time.Duration
+	for range 101 {
+		last, off = p.reserve()
+	}
+	if off != 100*time.Second {
+		t.Fatalf("the last of a line of 101 is %s off", off)
+	}
+	p.giveBack()
+	if d := p.off(last); d != 99*time.Second {
+		t.Fatalf("when one has left the last is %s off", d)
+	}
+	if _, d := p.reserve(); d != off {
+		t.Fatalf("who comes then is %s off", d)
+	}
+	now = now.Add(cutEvery + 2*time.Second)
+	if d := p.off(last); d > time.Second {
+		t.Fatalf("with a rate of %f the last is %s off", p.Rate(), d)
+	}
+	now = now.Add(time.Second)
+	_, d := p.reserve()
+	if d0 := p.off(last); d0 != 0 || d != 0 {
+		t.Fatalf("a second later it is %s off, and a new one %s", d0, d)
 	}
 }
 
