@@ -228,12 +228,19 @@ async function more() {
     let added = lines.add(list);
     shown.full = list.length >= shown.limit;
     if (!added && shown.full) {
+      // A page is not enough for what there is at one time.
+      added = lines.add(api.entries((await api.queryRange(params({ start: last.ts, end: time.next(last.ts), limit: MAX_ROWS }), turn.signal)).result));
+      if (turn !== running) return;
+    }
+    if (!added && shown.full) {
       edge = shown.backward ? { end: last.ts } : { start: time.next(last.ts) };
       const beyond = api.entries((await api.queryRange(params(edge), turn.signal)).result);
       if (turn !== running) return;
       added = lines.add(beyond);
       shown.full = beyond.length >= shown.limit;
     }
+    await lines.settled();
+    if (turn !== running) return;
     say(`${added} more lines, ${lines.entries.length} in all` + (lines.dropped ? `; ${lines.dropped} at the other end were let go (the page keeps ${MAX_ROWS})` : ""));
     offerMore();
   } catch (err) {

@@ -108,6 +108,14 @@ export class Lines {
     } else then?.();
   }
 
+  // settled is when all entries are rows.
+  settled() {
+    return new Promise((done) => {
+      const look = () => { if (this.waiting.length) setTimeout(look, 10); else done(); };
+      look();
+    });
+  }
+
   // trim lets rows go at one end.
   trim(end) {
     while (this.list.children.length > MAX_ROWS) {

@@ -56,10 +56,9 @@ export function unpick(text, utc) { return Date.parse(text + (utc ? "Z" : "")); 
 // span writes a length of time in ms.
 export function span(ms) {
   if (ms < 1000) return Math.round(ms) + " ms";
-  for (const [u, size] of [["d", UNITS.d], ["h", UNITS.h], ["m", UNITS.m]]) {
-    if (ms >= size) return Number((ms / size).toFixed(1)) + " " + { d: "days", h: "hours", m: "minutes" }[u];
-  }
-  return Number((ms / 1000).toFixed(1)) + " seconds";
+  const [unit, size] = [["day", UNITS.d], ["hour", UNITS.h], ["minute", UNITS.m]].find((u) => ms >= u[1]) ?? ["second", UNITS.s];
+  const n = Number((ms / size).toFixed(1));
+  return `${n} ${unit}${n === 1 ? "" : "s"}`;
 }
 
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
