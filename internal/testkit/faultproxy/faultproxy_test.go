@@ -158,8 +158,12 @@ func TestRulesSelectRequests(t *testing.T) {
 		method, path string
 		status       int
 	}{
-		{"PUT", "/b/index/x", 503}, {"PUT", "/b/chunk/x", 200}, {"GET", "/b/index/x", 200}, {"DELETE", "/b/index/x", 200},
-		{"GET", "/b?list-type=2&prefix=index%2F", 500}, {"GET", "/b/?list-type=2&prefix=chunks%2F", 200},
+		{"PUT", "/b/index/x", 503},
+		{"PUT", "/b/chunk/x", 200},
+		{"GET", "/b/index/x", 200},
+		{"DELETE", "/b/index/x", 200},
+		{"GET", "/b?list-type=2&prefix=index%2F", 500},
+		{"GET", "/b/?list-type=2&prefix=chunks%2F", 200},
 	} {
 		resp, _, err := do(t, c, x.method, p.URL+x.path, "", 10*time.Second)
 		if err != nil || resp.StatusCode != x.status {
