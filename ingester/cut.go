@@ -70,7 +70,7 @@ func (i *Ingester) closeChunk(ln *lane, reason string) {
 // complete hands a closed chunk whose heads are all cut to the flushers. Its
 // symbols are in its blocks on disk. Call with the stream's mutex held.
 func (i *Ingester) complete(c *openChunk) {
-	c.syms = nil
+	c.syms, c.rows = nil, nil
 	i.flushq.put(c)
 }
 

@@ -9,8 +9,16 @@
 // is full, or when memory runs short, it is sealed, sorted if it has to be,
 // compressed by a cutter and written to a block file (package blocks): once,
 // and never rewritten by checkpoints. Blocks make a chunk; a chunk that is full,
-// old or idle is closed and flushed: its object first, then, with others, the
-// index that lists it, then a local record, and only then are its blocks let go.
+// old or idle is closed, durably, and flushed: its objects first, then, with
+// others, the index that lists them, then a local record, durably, too, and only
+// then are its blocks let go. After a crash between any two of these steps the
+// same objects are made again.
+//
+// # While the store is down
+//
+// Chunks wait on local disk (flushQueue), one upload at a time tries the store
+// (gate), and local disk and memory for what waits have bounds past which pushes
+// are refused (room).
 //
 // # What the WAL has to keep
 //
@@ -25,7 +33,7 @@
 // An entry up to half of max-chunk-age behind the newest of its stream goes into
 // the open chunk. An older one goes to the stream's late lane, which has a chunk
 // of its own, back to the tenant's horizon. Chunks whose blocks overlap in time
-// are put in order when they are flushed, off the push path.
+// become several objects side by side, or are put in order, when they are flushed.
 //
 // # Concurrency
 //

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,18 +43,18 @@ func crashBetweenSteps(t *testing.T, mode vfs.CrashMode) {
 	var mu sync.Mutex
 	var moments []moment
 	steps := map[string]int{}
-	on := false
+	on := atomic.Bool{}
 	rng := rand.New(rand.NewPCG(uint64(mode), 5))
 	take := func(step string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if !on {
+		if !on.Load() {
 			return nil
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		// The store first: what it gets after that, the disk may know of only
 		// if it was there before.
 		steps[step]++
-		if steps[step] > 6 { // of many alike
+		if steps[step] > 4 { // of many alike
 			return nil
 		}
 		m := moment{step: step, store: h.store.copy()}
@@ -94,12 +95,12 @@ func crashBetweenSteps(t *testing.T, mode vfs.CrashMode) {
 	for range 40 {
 		add(50)
 	}
-	on = true
+	on.Store(true)
 	if err := i.Flush(context.Background(), true); err != nil {
 		t.Fatal(err)
 	}
 	i.wantTrim()
-	on = false
+	on.Store(false)
 	for ls, lines := range want {
 		expect(t, i, h.store, "t", ls, lines)
 	}
