@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand"
 	"slices"
 	"sort"
@@ -752,5 +753,84 @@ func TestPairs(t *testing.T) {
 	}
 	if _, _, ok := p.Next(); ok {
 		t.Fatal("one pair too many")
+	}
+}
+
+// TestRunMetric compares metric queries of random blocks, which overlap and hold
+// copies of entries, with what the distinct entries give.
+func TestRunMetric(t *testing.T) {
+	rng := rand.New(rand.NewSource(2))
+	for round := range 200 {
+		memory, store := new(fake), new(fake)
+		type id struct{ stream, entry string }
+		seen := map[id]entry{}
+		for stream := range 3 {
+			ls := fmt.Sprintf(`{a="b", s="%d"}`, stream)
+			for _, src := range []*fake{memory, store} {
+				for range rng.Intn(4) {
+					var es []entry
+					ts := int64(rng.Intn(60))
+					for range 1 + rng.Intn(10) {
+						ts += int64(rng.Intn(4))
+						e := entry{ts, fmt.Sprintf("n=%d", rng.Intn(4)), []string{"", "k=v", "k=w"}[rng.Intn(3)]}
+						es = append(es, e)
+						seen[id{ls, e.String()}] = e
+					}
+					src.add(ls, newBlock(es...))
+				}
+			}
+		}
+		for _, q := range []struct {
+			text string
+			of   func(stream string, e entry) (labels string, v float64, ok bool)
+		}{
+			{`sum by (s) (count_over_time({a="b"}[7ns]))`, func(s string, _ entry) (string, float64, bool) { return s, 1, true }},
+			{`sum by (k) (count_over_time({a="b"} |= "n=1" [7ns]))`, func(_ string, e entry) (string, float64, bool) { return e.meta, 1, e.line == "n=1" }},
+			{`sum by (k) (sum_over_time({a="b"} | logfmt | unwrap n [7ns]))`, func(_ string, e entry) (string, float64, bool) {
+				return e.meta, float64(e.line[2] - '0'), true
+			}},
+			{`sum by (n) (bytes_over_time({a="b"} | logfmt | n>1 [7ns]))`, func(_ string, e entry) (string, float64, bool) {
+				return e.line, 3, e.line > "n=1"
+			}},
+		} {
+			expr, err := logql.Parse(strings.ReplaceAll(q.text, "7ns", "1s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			logql.Walk(expr, func(e logql.Expr) {
+				if r, ok := e.(*logql.RangeAggregation); ok {
+					r.Range.Interval = 7 // ns, which no query can say
+				}
+			})
+			want := map[string]float64{}
+			for id, e := range seen {
+				group, v, ok := q.of(id.stream, e)
+				for at := int64(10); ok && at <= 60; at += 5 {
+					if e.ts > at-7 && e.ts <= at {
+						want[fmt.Sprintf("%s@%d", strings.NewReplacer(`{a="b", `, "", `}`, "", `"`, "").Replace(group), at)] += v
+					}
+				}
+			}
+			r, err := newEngine(t, memory, store).RunMetric(context.Background(), MetricRequest{Tenant: "t", Query: expr, Start: 10, End: 60, Step: 5})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]float64{}
+			for _, s := range r.Series {
+				name := strings.NewReplacer("{", "", "}", "", `"`, "").Replace(s.Labels.String())
+				for at, i := int64(10), 0; i < len(s.Points); at += 5 {
+					// Points have no finer time than ms: they are those of want, in order.
+					if _, ok := want[fmt.Sprintf("%s@%d", name, at)]; ok {
+						got[fmt.Sprintf("%s@%d", name, at)] = s.Points[i].Value
+						i++
+					} else if at > 60 {
+						t.Fatalf("round %d, %s: too many points of %s", round, q.text, name)
+					}
+				}
+			}
+			if !maps.Equal(got, want) {
+				t.Fatalf("round %d, %s:\n got %v\nwant %v", round, q.text, got, want)
+			}
+		}
 	}
 }
