@@ -184,7 +184,7 @@ func killInAFlush(t *testing.T, store *faultyStore, p killPoint, more bool) {
 // The two streams of a tenant at a day that a rule lets expire, and those that
 // stay, in three flushes.
 const (
-	expiryArg    = `-limits.retention-stream={keep="no"} 1 24h`
+	expiryArg    = `-limits.retention-stream={lives="no"} 1 24h`
 	expiryParts  = 3
 	expirySpan   = 72 * time.Hour
 	expiryPhases = 3 // merge and mark; delete files and note; delete chunks
@@ -195,8 +195,8 @@ const (
 func expiryStreams(tenant string, part int, now time.Time) []testkit.Stream {
 	gen := loglines.New(uint64(len(tenant) + part))
 	var out []testkit.Stream
-	add := func(app, keep string, start time.Time) {
-		s := testkit.Stream{Labels: []testkit.Pair{{Name: "app", Value: app}, {Name: "keep", Value: keep}, {Name: "service_name", Value: "svc"}}}
+	add := func(app, lives string, start time.Time) {
+		s := testkit.Stream{Labels: []testkit.Pair{{Name: "app", Value: app}, {Name: "lives", Value: lives}, {Name: "service_name", Value: "svc"}}}
 		for i := range 60 {
 			ts := start.UnixNano() + int64(part)*1e9 + int64(i)*5e9
 			s.Entries = append(s.Entries, testkit.Entry{TS: ts, Line: fmt.Sprintf("%s %s %d %d %s", tenant, app, part, i, gen.AppendLine(nil, i, ts))})
@@ -237,16 +237,16 @@ func newCompaction(t *testing.T, server *s3server.Server, from, name string, see
 	return c
 }
 
-func (c *compaction) query(t *testing.T, tenant, keep string) ([]testkit.Stream, error) {
-	return c.reader.Client(tenant).QueryAll(t.Context(), `{keep="`+keep+`"}`, c.now.Add(-expirySpan).UnixNano(), c.now.UnixNano())
+func (c *compaction) query(t *testing.T, tenant, lives string) ([]testkit.Stream, error) {
+	return c.reader.Client(tenant).QueryAll(t.Context(), `{lives="`+lives+`"}`, c.now.Add(-expirySpan).UnixNano(), c.now.UnixNano())
 }
 
-// sent returns what was pushed with the label keep.
-func (c *compaction) sent(tenant, keep string) []testkit.Stream {
+// sent returns what was pushed with the label lives.
+func (c *compaction) sent(tenant, lives string) []testkit.Stream {
 	var out []testkit.Stream
 	for part := range expiryParts {
 		for _, s := range expiryStreams(tenant, part, c.now) {
-			if s.Labels[1].Value == keep {
+			if s.Labels[1].Value == lives {
 				out = append(out, s)
 			}
 		}
