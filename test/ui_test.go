@@ -17,10 +17,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"text/template"
 	"time"
 
 	"github.com/loki-go/loki-go/internal/testkit"
 	"github.com/loki-go/loki-go/internal/testkit/chromium"
+	"github.com/loki-go/loki-go/internal/ui"
 )
 
 const hostile = `<img src=x onerror="window.pwned=1"><script>window.pwned=2</script> & "quoted" \u003cb\u003e`
@@ -254,6 +256,26 @@ func TestExplorer(t *testing.T) {
 		quiet(t, p, probes)
 	})
 
+	t.Run("policy", func(t *testing.T) {
+		p := p.For(t)
+		for what, try := range map[string]string{
+			"HTML of a string":       `(document.querySelector("#status").innerHTML = "<b>x</b>")`,
+			"a script of a string":   `(() => { const s = document.createElement("script"); s.textContent = "window.pwned = 3"; document.body.append(s); })()`,
+			"eval":                   `window.setTimeout("window.pwned = 4")`,
+			"a request to elsewhere": `fetch("http://127.0.0.1:1/").catch(e => { throw new TypeError(String(e)); })`,
+		} {
+			var got string
+			p.Eval(fmt.Sprintf(`(async () => { try { await %s; return "done"; } catch (e) { return e.name; } })()`, try), &got)
+			if got != "TypeError" && got != "EvalError" {
+				t.Errorf("%s: %s", what, got)
+			}
+		}
+		if got := p.Text(`typeof window.pwned`); got != "undefined" {
+			t.Error("a script ran")
+		}
+		p.Noted() // the browser's reports of the above
+	})
+
 	t.Run("errors", func(t *testing.T) {
 		p := p.For(t)
 		ask(p, `{job="api"} |= `)
@@ -313,27 +335,114 @@ func TestExplorer(t *testing.T) {
 
 	t.Run("live", func(t *testing.T) {
 		p := p.For(t)
-		// Live by socket where there is one, else by asking every second.
-		ask(p, `{job="live"}`)
-		p.Wait(answered)
-		p.Key("Escape")
-		p.Key("l")
-		p.Wait(`document.querySelector("#live").getAttribute("aria-pressed") === "true" && document.querySelector("#status").textContent.startsWith("Live")`)
-		for i := range 3 {
-			pushLine(t, c, "live", fmt.Sprintf("INFO tick %d", i), time.Now().UnixNano())
-			p.Wait(fmt.Sprintf(`document.querySelectorAll(".lines > li").length === %d`, i+1))
-		}
-		if got := p.Text(`[...document.querySelectorAll(".lines .text")].map(e => e.textContent).join(",")`); got != "INFO tick 2,INFO tick 1,INFO tick 0" {
-			t.Errorf("live shows %s", got)
-		}
-		byAsking := strings.Contains(p.Text(`document.querySelector("#status").textContent`), "asking")
-		if byAsking == knows(t, s, "tail") {
-			t.Errorf("the server knows tail: %v; the page asks every second: %v", knows(t, s, "tail"), byAsking)
-		}
-		p.Key("l")
-		p.Wait(`document.querySelector("#live").getAttribute("aria-pressed") === "false"`)
+		// By socket where there is one, else by asking every second.
+		live(t, p, c, !knows(t, s, "tail"))
 		quiet(t, p, probes)
 	})
+}
+
+// lokiOfPage is a stock Loki with all of its parts, and levels that it detects.
+var lokiOfPage = template.Must(template.New("").Parse(`
+auth_enabled: false
+target: all
+analytics: {reporting_enabled: false}
+server: {http_listen_address: 127.0.0.1, http_listen_port: {{.HTTP}}, grpc_listen_address: 127.0.0.1, grpc_listen_port: {{.GRPC}}, log_level: warn}
+common:
+  instance_addr: 127.0.0.1
+  path_prefix: {{.Dir}}
+  replication_factor: 1
+  ring: {instance_addr: 127.0.0.1, kvstore: {store: inmemory}}
+  storage: {filesystem: {chunks_directory: {{.Dir}}/chunks, rules_directory: {{.Dir}}/rules}}
+schema_config:
+  configs:
+    - {from: 2020-01-01, store: tsdb, object_store: filesystem, schema: v13, index: {prefix: index_, period: 24h}}
+`))
+
+// TestExplorerOfLoki: the page in front of a stock Loki, so that it keeps to the
+// API as Loki has it: counts by level, metric queries, live by WebSocket.
+func TestExplorerOfLoki(t *testing.T) {
+	loki := runLoki(t, lokiOfPage, bucket{})
+	target, err := url.Parse(loki.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := ui.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	h.Register(mux)
+	mux.Handle("/", httputil.NewSingleHostReverseProxy(target))
+	front := httptest.NewServer(mux)
+	defer front.Close()
+	explore(t, &testkit.Client{Base: front.URL}, true)
+}
+
+// explore tries what needs metric queries and, with tail, the live tail.
+func explore(t *testing.T, c *testkit.Client, tail bool) {
+	t.Helper()
+	now := time.Now()
+	for i, e := range explored {
+		pushLine(t, c, "api", e.line, now.Add(-time.Duration(len(explored)-i)*time.Minute).UnixNano(), testkit.Pair{Name: "trace_id", Value: fmt.Sprint("t", i)})
+	}
+	b := chromium.Start(t)
+	p := b.Open(c.Base+"/ui/", nil)
+	p.Wait(`document.querySelector('#label-list details[data-name="job"]')`)
+	ask(p, `{job="api"}`)
+	p.Wait(fmt.Sprintf(`document.querySelectorAll(".lines > li").length === %d && document.querySelector("#chart svg")`, len(explored)))
+	if got := p.Text(`document.querySelector("#volume-note").textContent`); got != "" {
+		t.Errorf("the server did not count: %s", got)
+	}
+	want := "critical 1,error 1,warn 1,info 1,debug 1,trace 1,unknown 2"
+	if got := p.Text(`[...document.querySelectorAll("#legend li")].map(e => e.textContent).join()`); got != want {
+		t.Errorf("levels %s, want %s", got, want)
+	}
+	if got := p.Text(`[...document.querySelectorAll("#chart rect.bar")].length`); got != fmt.Sprint(len(explored)) {
+		t.Errorf("%s bars for %d lines in as many minutes", got, len(explored))
+	}
+	ask(p, `{job="api"} | logfmt | level="debug"`)
+	p.Wait(`document.querySelectorAll(".lines > li").length === 1 && document.querySelector("#legend li")?.textContent === "debug 1"`)
+	p.Key("Escape")
+	p.Key("j")
+	p.Key("Enter")
+	p.Wait(`document.querySelector(".detail")?.innerText.includes("Parsed by the query")`)
+	ask(p, `sum by (job) (count_over_time({env="test"}[1h]))`)
+	p.Wait(`document.querySelectorAll("#results svg.graph path.series").length === 1`)
+	if got := p.Text(`[...document.querySelectorAll("#results table.series tbody td")].map(e => e.textContent).join(" ")`); got != fmt.Sprintf(`{job="api"} %[1]d %[1]d`, len(explored)) {
+		t.Errorf("the series is %q", got)
+	}
+	ask(p, `sum by (job, trace_id) (count_over_time({env="test"}[5m]))`)
+	p.Wait(fmt.Sprintf(`document.querySelectorAll("#results svg.graph path.series").length === %d`, len(explored)))
+	readable(t, "series", p)
+	check(t, "series", p.Screenshot())
+	ask(p, `sum(rate({env="test"}[1h])`)
+	p.Wait(`document.querySelector("#error-text").textContent.includes("parse error at line 1, col ")`)
+	if tail {
+		live(t, p, c, false)
+	}
+	quiet(t, p, probes)
+}
+
+// live turns live on and waits for lines.
+func live(t *testing.T, p *chromium.Page, c *testkit.Client, byAsking bool) {
+	t.Helper()
+	ask(p, `{job="live"}`)
+	p.Wait(answered)
+	p.Key("Escape")
+	p.Key("l")
+	p.Wait(`document.querySelector("#live").getAttribute("aria-pressed") === "true" && document.querySelector("#status").textContent.startsWith("Live")`)
+	for i := range 3 {
+		pushLine(t, c, "live", fmt.Sprintf("INFO tick %d", i), time.Now().UnixNano())
+		p.Wait(fmt.Sprintf(`document.querySelectorAll(".lines > li").length === %d`, i+1))
+	}
+	if got := p.Text(`[...document.querySelectorAll(".lines .text")].map(e => e.textContent).join(",")`); got != "INFO tick 2,INFO tick 1,INFO tick 0" {
+		t.Errorf("live shows %s", got)
+	}
+	if got := p.Text(`document.querySelector("#status").textContent`); strings.Contains(got, "asking") != byAsking {
+		t.Errorf("live says %q", got)
+	}
+	p.Key("l")
+	p.Wait(`document.querySelector("#live").getAttribute("aria-pressed") === "false"`)
 }
 
 // TestExplorerPages: a result of many pages, among it many lines of one time, is
@@ -353,6 +462,8 @@ func TestExplorerPages(t *testing.T) {
 	if err := s.Client("").Push(context.Background(), []testkit.Stream{{Labels: []testkit.Pair{{Name: "job", Value: "many"}}, Entries: entries}}); err != nil {
 		t.Fatal(err)
 	}
+	long := strings.Repeat("0123456789", 20000) + "end"
+	pushLine(t, s.Client(""), "long", long, time.Now().UnixNano())
 	b := chromium.Start(t)
 	link := url.Values{"q": {`{job="many"}`}, "from": {"now-3h"}, "limit": {"2000"}, "dir": {"backward"}}
 	p := b.Open("http://"+s.HTTP+"/ui/#"+strings.ReplaceAll(link.Encode(), "+", "%20"), nil)
@@ -381,6 +492,19 @@ func TestExplorerPages(t *testing.T) {
 	p.Wait(answered)
 	if got := p.Text(`[...document.querySelectorAll(".lines .text")].map(e => Number(e.textContent.split(" ")[2])).sort((a, b) => a - b).findIndex((n, i) => n !== i)`); got != "-1" {
 		t.Errorf("line %s is left out", got)
+	}
+
+	// A long line is shown in part, and whole when it is opened.
+	ask(p, `{job="long"}`)
+	p.Wait(`document.querySelectorAll(".lines > li").length === 1`)
+	if got := p.Text(`document.querySelector(".lines .text").textContent.length`); len(got) != 4 {
+		t.Errorf("%s characters are shown", got)
+	}
+	p.Key("Escape")
+	p.Key("j")
+	p.Key("Enter")
+	if got := p.Text(`document.querySelector(".detail pre").textContent`); !strings.HasPrefix(got, long[:200000]) || !strings.HasSuffix(got, " … 3 more characters") {
+		t.Errorf("%d characters are shown when it is open: ...%s", len(got), got[max(0, len(got)-60):])
 	}
 	quiet(t, p, probes)
 }
@@ -480,6 +604,11 @@ func TestExplorerIngest(t *testing.T) {
 	}
 	p.Wait(`[...document.querySelectorAll(".tile")].some(e => e.textContent.includes("median") && /\d (ms|s|µs)/.test(e.textContent))`)
 	p.Wait(`document.querySelectorAll("#ingest-in svg.spark").length >= 3`)
+	for _, scheme := range []string{"light", "dark"} {
+		p.Prefer(map[string]string{"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"})
+		readable(t, "ingest "+scheme, p)
+		check(t, "ingest "+scheme, p.Screenshot())
+	}
 	p.Key("i")
 	p.Wait(`!document.querySelector("#explore").hidden`)
 	quiet(t, p, probes)
@@ -512,11 +641,7 @@ func TestExplorerThemes(t *testing.T) {
 		name := c.system + " " + c.button
 		img := p.Screenshot()
 		brightness[name] = check(t, name, img)
-		for _, l := range contrasts(p) {
-			if l.Ratio < 4.5 {
-				t.Errorf("%s: contrast of %q (%s) is %.2f: %s on %s", name, l.Text, l.Where, l.Ratio, l.Color, l.Back)
-			}
-		}
+		readable(t, name, p)
 	}
 	for _, pair := range [][2]string{{"light ", "dark "}, {"dark light", "light dark"}} {
 		if brightness[pair[0]] < 0.7 || brightness[pair[1]] > 0.3 {
@@ -554,6 +679,20 @@ func check(t *testing.T, name string, img image.Image) float64 {
 		t.Errorf("%s: a picture of %d pixels with %d colours, one of them in %d", name, n, len(colors), most)
 	}
 	return sum / float64(n)
+}
+
+// readable fails for text without the contrast that WCAG's level AA wants.
+func readable(t *testing.T, name string, p *chromium.Page) {
+	t.Helper()
+	list := contrasts(p)
+	if len(list) < 20 {
+		t.Errorf("%s: only %d pieces of text", name, len(list))
+	}
+	for _, l := range list {
+		if l.Ratio < 4.5 {
+			t.Errorf("%s: contrast of %q (%s) is %.2f: %s on %s", name, l.Text, l.Where, l.Ratio, l.Color, l.Back)
+		}
+	}
 }
 
 type contrast struct {

@@ -293,9 +293,13 @@ function countLines(r) {
 function drawVolume(data, r) {
   shown.volume = data;
   shown.volumeRange = r;
-  const drawn = data ?? countLines(r);
+  // A server that knows no levels counts well, but in one colour. If all lines
+  // are here, these do better.
+  const all = !shown.full && !live;
+  const colourless = data && ![...data.levels.keys()].some((name) => name !== "unknown");
+  const drawn = data && !(colourless && all) ? data : countLines(r);
   byId("volume").hidden = false;
-  byId("volume-note").textContent = data ? "" : "Of the lines below only: the server did not count.";
+  byId("volume-note").textContent = data || all ? "" : "Of the lines below only: the server did not count.";
   histogram(byId("chart"), drawn, utc(), (from, to) => { setRange(from, to); run(); });
   legend(byId("legend"), drawn.levels);
 }
@@ -320,14 +324,17 @@ async function toggleLive() {
   else poll(mine, newest);
 }
 
+const REDRAW = 5000; // ms
+
+// grow shows lines that came, and now and then their volume.
 function grow(list) {
-  const added = lines.live(list);
-  if (!added) return;
-  const now = Date.now();
-  if (!shown.volume && now - (shown.drawn ?? 0) > 2000) {
-    shown.drawn = now;
-    drawVolume(null, { from: now - (shown.range.to - shown.range.from), to: now });
-  }
+  if (!lines.live(list)) return;
+  const now = Date.now(), mine = live;
+  if (now - (mine.drawn ?? 0) < REDRAW) return;
+  mine.drawn = now;
+  const r = { from: now - (shown.range.to - shown.range.from), to: now };
+  counting = new AbortController();
+  countByLevel(r, counting.signal).then((v) => { if (live === mine) drawVolume(v, r); });
 }
 
 function tail(mine, from) {

@@ -76,36 +76,35 @@ export class Lines {
     return list.length;
   }
 
-  // live puts entries that came now where new ones belong.
+  // live puts entries that came now where they belong: at the end where new
+  // ones are, or behind that if they are late.
   live(entries) {
     while (this.waiting.length) { clearTimeout(this.timer); this.timer = 0; this.make(); }
-    let list = this.fresh(entries);
+    const list = this.fresh(entries);
     if (!list.length) return 0;
-    if (!this.backward) {
-      const follow = innerHeight + scrollY >= document.body.scrollHeight - 60;
-      for (const e of list) { this.entries.push(e); this.waiting.push(e); }
-      this.make(() => { if (follow) scrollTo({ top: document.body.scrollHeight, behavior: "instant" }); });
-    } else {
-      const before = this.list.firstChild;
-      list = list.slice(0, MAX_ROWS);
-      for (const e of list) this.list.insertBefore(this.row(e), before);
-      this.entries = [...list, ...this.entries];
-      this.tab();
+    const follow = !this.backward && innerHeight + scrollY >= document.body.scrollHeight - 60;
+    const newer = (i, e) => time.compare(this.entries[i].ts, e.ts) > 0;
+    let at = this.backward ? 0 : this.entries.length;
+    for (const e of this.backward ? list.slice(0, MAX_ROWS) : list.slice(-MAX_ROWS).reverse()) {
+      if (this.backward) while (at < this.entries.length && newer(at, e)) at++;
+      else while (at > 0 && newer(at - 1, e)) at--;
+      this.list.insertBefore(this.row(e), this.list.children[at] ?? null);
+      this.entries.splice(at, 0, e);
     }
+    this.tab();
     this.trim(this.backward);
+    if (follow) scrollTo({ top: document.body.scrollHeight, behavior: "instant" });
     return list.length;
   }
 
   // make turns what waits into rows, a chunk at a time.
-  make(then) {
+  make() {
     if (this.timer) return;
     const some = this.waiting.splice(0, CHUNK);
     this.list.append(...some.map((e) => this.row(e)));
     this.trim(false);
     this.tab();
-    if (this.waiting.length) {
-      this.timer = setTimeout(() => { this.timer = 0; this.make(then); }, 0);
-    } else then?.();
+    if (this.waiting.length) this.timer = setTimeout(() => { this.timer = 0; this.make(); }, 0);
   }
 
   // settled is when all entries are rows.
@@ -141,7 +140,7 @@ export class Lines {
       el("time", { datetime: new Date(time.millis(e.ts)).toISOString() }, time.line(e.ts, this.hooks.utc())),
       el("span", { class: "level" }, level === "unknown" ? "–" : level),
       el("span", { class: "names" }, Object.values(e.labels).join(" ")),
-      el("span", { class: "text" }, cut(visible(e.line.slice(0, SHOWN + 1000)), SHOWN).trimEnd() || " "));
+      el("span", { class: "text" }, visible(cut(e.line, SHOWN)).trimEnd() || " "));
     const row = el("li", null, head);
     this.byRow.set(row, e);
     return row;
@@ -187,8 +186,8 @@ export class Lines {
 
   detail(e) {
     const nice = pretty(e.line);
-    const raw = el("pre", { "aria-label": "Line" }, cut(visible(e.line), OPEN));
-    const other = nice && el("pre", { "aria-label": "Line, " + nice.kind }, cut(visible(nice.text), OPEN));
+    const raw = el("pre", { "aria-label": "Line" }, visible(cut(e.line, OPEN)));
+    const other = nice && el("pre", { "aria-label": "Line, " + nice.kind }, visible(cut(nice.text, OPEN)));
     if (other) raw.hidden = true;
     const copied = async (text, what) => this.hooks.say(await copy(text) ? what + " copied" : "this browser does not let the page copy");
     const json = () => JSON.stringify({ timestamp: e.ts, labels: e.labels, structuredMetadata: e.metadata, line: e.line }, null, 2);
@@ -219,7 +218,7 @@ export class Lines {
       el("tbody", null, ...pairs.map(([k, v]) => {
         const name = parser ? fieldName(k) : k;
         return el("tr", null, el("td", null, button("=", name, v), " ", button("!=", name, v)),
-          el("th", { scope: "row" }, visible(k)), el("td", null, cut(visible(v), SHOWN)));
+          el("th", { scope: "row" }, visible(k)), el("td", null, visible(cut(v, SHOWN))));
       })));
   }
 }

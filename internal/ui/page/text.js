@@ -93,8 +93,7 @@ function prettyLogfmt(line) {
   }
   // A sentence with one pair in it is a sentence.
   if (keyed < 2 || keyed * 2 < fields.length) return null;
-  const own = fields.filter(([, v], i) => v !== "" || fields[i].length);
-  return { kind: "logfmt", text: own.map(([k, v]) => k + " = " + v).join("\n"), fields: own.filter(([, v]) => v !== "") };
+  return { kind: "logfmt", text: fields.map(([k, v]) => k + " = " + v).join("\n"), fields: fields.filter(([, v]) => v !== "") };
 }
 
 // bytes and count write a number for people.
