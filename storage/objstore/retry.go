@@ -13,7 +13,7 @@ import (
 
 // RetryConfig says how hard Resilient tries.
 type RetryConfig struct {
-	Timeout  time.Duration `yaml:"timeout" help:"deadline of one request to the object store, and a second more for each 256KB of an object"`
+	Timeout  time.Duration `yaml:"timeout" help:"time in which the object store must begin to answer a request, and a second more for each 256KB that is sent; what it sends has a minute more for an object, four for a list"`
 	Attempts int           `yaml:"attempts" help:"tries of a request that fails for a reason that may pass"`
 	MaxRate  float64       `yaml:"max-rate" help:"requests a second that one process sends to the object store at most; fewer while the store says that there are too many"`
 }
