@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -87,7 +88,12 @@ func ParseIndexInfo(key string) (index.Info, bool) {
 }
 
 // PackIndex makes the object of an index file.
-func PackIndex(file []byte) ([]byte, error) { return compress(file) }
+func PackIndex(file []byte) ([]byte, error) {
+	return PackIndexTo(make([]byte, 0, len(file)/3+1024), func(w io.Writer) error {
+		_, err := w.Write(file)
+		return err
+	})
+}
 
 // UnpackIndex opens the object under the key of an index file. The reader may
 // refer to it.

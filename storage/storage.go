@@ -45,7 +45,6 @@
 package storage
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -232,11 +231,11 @@ func (s *Store) PutIndex(ctx context.Context, tenant string, series []index.Seri
 	}
 	tables := splitByDay(series)
 	for _, day := range sortedDays(tables) {
-		file, info, err := index.Build(nil, tables[day])
-		if err != nil {
-			return fmt.Errorf("storage: put index of tenant %s, day %d: %w", tenant, day, err)
-		}
-		packed, err := compress(file)
+		var info index.Info
+		packed, err := PackIndexTo(nil, func(w io.Writer) (err error) {
+			info, err = index.BuildTo(w, tables[day])
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("storage: put index of tenant %s, day %d: %w", tenant, day, err)
 		}
@@ -273,20 +272,6 @@ var gzipWriters = sync.Pool{New: func() any {
 	}
 	return w
 }}
-
-func compress(b []byte) ([]byte, error) {
-	w := gzipWriters.Get().(*gzip.Writer)
-	defer gzipWriters.Put(w)
-	var out bytes.Buffer
-	out.Grow(len(b)/3 + 1024)
-	w.Reset(&out)
-	_, err := w.Write(b)
-	if err == nil {
-		err = w.Close()
-	}
-	w.Reset(io.Discard) // lets go of out
-	return out.Bytes(), err
-}
 
 // LabelSets returns the label sets of the series that match and have chunks
 // that may hold entries in from..through (ns, through exclusive), from the index

@@ -75,14 +75,29 @@ func checkTenant(tenant string) error {
 	return nil
 }
 
-// splitByDay lists every chunk in every table that it touches.
+// days returns the first and the last table that chunks touch.
+func days(chunks []index.ChunkMeta) (first, last int64) {
+	first, last = math.MaxInt64, math.MinInt64
+	for _, c := range chunks {
+		first, last = min(first, floorDiv(c.MinTime, dayMillis)), max(last, floorDiv(c.MaxTime, dayMillis))
+	}
+	return first, last
+}
+
+// splitByDay lists every chunk in every table that it touches. It may return
+// series as they are.
 func splitByDay(series []index.Series) map[int64][]index.Series {
+	first, last := int64(math.MaxInt64), int64(math.MinInt64)
+	for i := range series {
+		a, b := days(series[i].Chunks)
+		first, last = min(first, a), max(last, b)
+	}
+	if first == last {
+		return map[int64][]index.Series{first: series}
+	}
 	tables := map[int64][]index.Series{}
 	for _, s := range series {
-		first, last := int64(math.MaxInt64), int64(math.MinInt64)
-		for _, c := range s.Chunks {
-			first, last = min(first, floorDiv(c.MinTime, dayMillis)), max(last, floorDiv(c.MaxTime, dayMillis))
-		}
+		first, last := days(s.Chunks)
 		if first == last { // all in one table, as nearly always
 			tables[first] = append(tables[first], s)
 			continue

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -183,9 +183,9 @@ func (c *Compactor) open(ctx context.Context, key string) (*index.Stream, error)
 	return storage.StreamIndex(key, object)
 }
 
-// muchMemory is from where what is left of fetching is collected before a
-// merge. That takes a small part of the time of the merge, and without it twice
-// the memory may be in use before it is collected by itself.
+// muchMemory is from where what is left of fetching, and of the merge before,
+// is given back before a merge. That takes a small part of the time of the
+// merge, and without it twice the memory may be in use.
 const muchMemory = 64 << 20
 
 // merged is a new index file.
@@ -234,7 +234,7 @@ func (m *merger) add(st *index.Stream, object []byte) error {
 // it.
 func (m *merger) merge() (*merged, error) {
 	if m.size > muchMemory {
-		runtime.GC()
+		debug.FreeOSMemory()
 	}
 	made, err := mergeSources(m.batch, m.keep, m.objects)
 	clear(m.batch)

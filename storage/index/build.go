@@ -19,20 +19,37 @@ import (
 // without chunks. The arguments are not changed.
 func Build(dst []byte, series []Series) ([]byte, Info, error) {
 	b := builder{series: series, start: len(dst), buf: dst}
-	if err := b.check(); err != nil {
+	if err := b.build(); err != nil {
 		return dst, Info{}, fmt.Errorf("index: build: %w", err)
+	}
+	return b.buf, b.info, nil
+}
+
+// BuildTo is Build with the file written to w as it comes into being.
+func BuildTo(w io.Writer, series []Series) (Info, error) {
+	b := builder{series: series, sink: w}
+	if err := b.build(); err != nil {
+		return Info{}, fmt.Errorf("index: build: %w", err)
+	}
+	return b.info, nil
+}
+
+func (b *builder) build() error {
+	if err := b.check(); err != nil {
+		return err
 	}
 	b.sort()
 	b.collectSymbols()
 	b.header()
 	b.writeSymbols()
 	if err := b.writeSeries(); err != nil {
-		return dst, Info{}, fmt.Errorf("index: build: %w", err)
+		return err
 	}
 	b.writeLabelIndices()
 	b.writePostings()
 	b.writeTables()
-	return b.buf, b.info, nil
+	b.spill(0)
+	return b.err
 }
 
 // posting says that a series has a label; name and value are symbols.
@@ -204,12 +221,14 @@ const (
 )
 
 func (b *builder) header() {
-	// Labels are once in the symbols and once in a table; a guess is enough.
-	size := 1024 + 48*len(b.series) + 10*len(b.ids)
-	for _, s := range b.symbols {
-		size += 2*len(s) + 24
+	if b.sink == nil {
+		// Labels are once in the symbols and once in a table; a guess is enough.
+		size := 1024 + 48*len(b.series) + 10*len(b.ids)
+		for _, s := range b.symbols {
+			size += 2*len(s) + 24
+		}
+		b.buf = slices.Grow(b.buf, size)
 	}
-	b.buf = slices.Grow(b.buf, size)
 	b.be32(magic)
 	b.buf = append(b.buf, version)
 }

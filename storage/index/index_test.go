@@ -19,9 +19,13 @@ import (
 
 func mustBuild(t testing.TB, series []Series) []byte {
 	t.Helper()
-	b, _, err := Build(nil, series)
+	b, info, err := Build(nil, series)
 	if err != nil {
 		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if got, err := BuildTo(&out, series); err != nil || got != info || !bytes.Equal(out.Bytes(), b) {
+		t.Fatalf("what is written to a stream differs: %v, %v", got, err)
 	}
 	return b
 }
