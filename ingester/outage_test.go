@@ -352,18 +352,14 @@ func TestFailingIndexOfOneTenant(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_ = i.Flush(context.Background(), false)
+	closeAll(i)
 	waitFor(t, "chunks are stored", func() bool { return i.index.chunks() == 2 })
 	i.index.request()
 	for n := 1; tries.Load() < 4; n++ {
 		if err := pushLines(t, i, "good", map[string][]line{app1: seq(n*10, 10)}); err != nil {
 			t.Fatal(err)
 		}
-		i.eachStream(func(st *stream) {
-			st.mu.Lock()
-			defer st.mu.Unlock()
-			i.closeChunk(&st.main, reasonRequested)
-		})
+		closeAll(i)
 		time.Sleep(10 * time.Millisecond)
 	}
 	h.store.mu.Lock()
@@ -371,6 +367,15 @@ func TestFailingIndexOfOneTenant(t *testing.T) {
 	if h.store.indexes != 1 {
 		t.Fatalf("%d index files of the good tenant, want 1", h.store.indexes)
 	}
+}
+
+// closeAll hands all open chunks to the flushers, without asking for an index.
+func closeAll(i *Ingester) {
+	i.eachStream(func(st *stream) {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		i.closeChunk(&st.main, reasonRequested)
+	})
 }
 
 // TestDamagedBlock damages one block of a chunk on disk: the others are stored,
