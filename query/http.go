@@ -68,11 +68,21 @@ func (h *Handler) Register(mux *http.ServeMux) {
 		"label/{name}/values": h.labelValues,
 		"series":              h.series,
 		"format_query":        h.formatQuery,
+
+		"index/stats":                  h.indexStats,
+		"index/volume":                 h.volume,
+		"index/volume_range":           h.volumeRange,
+		"detected_labels":              h.detectedLabels,
+		"detected_fields":              h.detectedFields,
+		"detected_field/{name}/values": h.detectedValues,
 	} {
 		handler := h.wrap(route, true, serve)
 		mux.Handle("GET /loki/api/v1/"+route, handler)
 		mux.Handle("POST /loki/api/v1/"+route, handler)
 	}
+	mux.Handle("GET /loki/api/v1/drilldown-limits", h.wrap("drilldown-limits", true, h.drilldownLimits))
+	mux.HandleFunc("GET /loki/api/v1/patterns", h.noPatterns)
+	mux.HandleFunc("POST /loki/api/v1/patterns", h.noPatterns)
 	mux.Handle("GET /loki/api/v1/status/buildinfo", h.wrap("buildinfo", false, h.buildInfo))
 }
 

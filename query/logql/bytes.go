@@ -48,12 +48,11 @@ func ParseBytes(s string) (uint64, error) {
 	return uint64(f), nil
 }
 
-// formatBytes writes n with the decimal unit that leaves one to three digits
-// before the point, as Loki does, if nothing is lost by it.
-func formatBytes(n uint64) string {
-	exact := strconv.FormatUint(n, 10) + "B"
+// FormatBytes writes n with the decimal unit that leaves one to three digits
+// before the point, and one behind it if there is one before it.
+func FormatBytes(n uint64) string {
 	if n < 10 {
-		return exact
+		return strconv.FormatUint(n, 10) + "B"
 	}
 	e := int(math.Floor(math.Log(float64(n)) / math.Log(1000)))
 	v := math.Floor(float64(n)/math.Pow(1000, float64(e))*10+0.5) / 10
@@ -61,9 +60,14 @@ func formatBytes(n uint64) string {
 	if v < 10 {
 		digits = 1
 	}
-	short := strconv.FormatFloat(v, 'f', digits, 64) + [...]string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[e]
-	if back, err := ParseBytes(short); err != nil || back != n || e == 6 { // E is not a unit in queries
-		return exact
+	return strconv.FormatFloat(v, 'f', digits, 64) + [...]string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[e]
+}
+
+// formatBytes is FormatBytes, as Loki prints queries, if nothing is lost by it.
+func formatBytes(n uint64) string {
+	short := FormatBytes(n)
+	if back, err := ParseBytes(short); err != nil || back != n || strings.HasSuffix(short, "EB") { // not a unit in queries
+		return strconv.FormatUint(n, 10) + "B"
 	}
 	return short
 }

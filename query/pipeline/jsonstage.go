@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -76,6 +77,9 @@ type jsonStage struct {
 	depth   int
 	current *state
 	each    func(key, v []byte, kind jsonKind) error
+
+	paths map[string][]string // keys on the way to labels, if they are asked for
+	keys  []string            // to the object that is being read, if so
 }
 
 func newJSON() stage {
@@ -119,6 +123,10 @@ func (j *jsonStage) object(key, v []byte) (err error) {
 	n := len(j.prefix)
 	j.join(key)
 	j.depth++
+	if j.paths != nil {
+		j.keys = append(j.keys, string(key))
+		defer func() { j.keys = j.keys[:len(j.keys)-1] }()
+	}
 	if j.current.hints.wantsPrefix(j.prefix) {
 		err = object(v, &j.blanks, j.each)
 	}
@@ -156,6 +164,9 @@ func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
 	}
 	if s.hints.skip(name) {
 		return nil
+	}
+	if j.paths != nil {
+		j.paths[name] = append(slices.Clone(j.keys), string(key))
 	}
 	if kind == jsonString {
 		v = s.text(v)
