@@ -17,7 +17,7 @@ type Config struct {
 	RetentionInterval    time.Duration `yaml:"retention-interval" help:"time between two searches for chunks that retention does not keep"`
 	RetentionDeleteDelay time.Duration `yaml:"retention-delete-delay" help:"how long chunks stay after the index has dropped them"`
 	Concurrency          int           `yaml:"concurrency" help:"requests to the object store at a time"`
-	MaxMemory            units.Bytes   `yaml:"max-memory" help:"memory for the index files that are merged at a time; that of the result comes on top, 300MB for 1,000,000 series"`
+	MaxMemory            units.Bytes   `yaml:"max-memory" help:"memory for the index files that are merged at a time; that of the result comes on top, 400MB for 1,000,000 series"`
 	LeaseTTL             time.Duration `yaml:"lease-ttl" help:"how long after the end of a process another one takes over"`
 }
 
