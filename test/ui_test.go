@@ -375,11 +375,17 @@ func TestExplorerOfLoki(t *testing.T) {
 	mux.Handle("/", httputil.NewSingleHostReverseProxy(target))
 	front := httptest.NewServer(mux)
 	defer front.Close()
-	explore(t, &testkit.Client{Base: front.URL}, true)
+	c := &testkit.Client{Base: front.URL}
+	live(t, explore(t, c), c, false)
 }
 
-// explore tries what needs metric queries and, with tail, the live tail.
-func explore(t *testing.T, c *testkit.Client, tail bool) {
+// TestExplorerMetrics: the same with loki-go.
+func TestExplorerMetrics(t *testing.T) {
+	explore(t, uiServer(t).Client(""))
+}
+
+// explore tries what needs metric queries, and returns the page.
+func explore(t *testing.T, c *testkit.Client) *chromium.Page {
 	t.Helper()
 	now := time.Now()
 	for i, e := range explored {
@@ -417,10 +423,8 @@ func explore(t *testing.T, c *testkit.Client, tail bool) {
 	check(t, "series", p.Screenshot())
 	ask(p, `sum(rate({env="test"}[1h])`)
 	p.Wait(`document.querySelector("#error-text").textContent.includes("parse error at line 1, col ")`)
-	if tail {
-		live(t, p, c, false)
-	}
 	quiet(t, p, probes)
+	return p
 }
 
 // live turns live on and waits for lines.
@@ -468,6 +472,8 @@ func TestExplorerPages(t *testing.T) {
 	link := url.Values{"q": {`{job="many"}`}, "from": {"now-3h"}, "limit": {"2000"}, "dir": {"backward"}}
 	p := b.Open("http://"+s.HTTP+"/ui/#"+strings.ReplaceAll(link.Encode(), "+", "%20"), nil)
 	p.Wait(`document.querySelectorAll(".lines > li").length === 2000 && !document.querySelector("#more").hidden`)
+	// The volume is that of the range, not of the page.
+	p.Wait(fmt.Sprintf(`document.querySelector("#chart svg").getAttribute("aria-label").startsWith("%d lines")`, total))
 	for _, want := range []string{"1999 more lines, 3999 in all", "1999 more lines, 5000 in all; 998 at the other end", "502 more lines, 5000 in all; 1500 at the other end"} {
 		p.Wait(answered)
 		p.Key("n")
