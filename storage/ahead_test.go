@@ -398,6 +398,9 @@ func TestTenThousandStreams(t *testing.T) {
 	if b.indexGets != 1 || b.lists != 2 {
 		t.Errorf("%d index files were fetched and %d lists", b.indexGets, b.lists)
 	}
+	if n := testutil.ToFloat64(s.m.indexesRead); n != 1 || testutil.ToFloat64(s.m.indexBytesRead) <= 0 {
+		t.Errorf("%v index files were counted", n)
+	}
 	if slices.Sort(b.chunks); len(b.chunks) != 100 || len(slices.Compact(b.chunks)) != 100 {
 		t.Errorf("%d chunks were fetched, 100 match", len(b.chunks))
 	}

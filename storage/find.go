@@ -220,6 +220,8 @@ func (s *Store) openIndex(ctx context.Context, key string) (*index.Reader, error
 		if err != nil {
 			return nil, 0, err
 		}
+		s.m.indexesRead.Inc()
+		s.m.indexBytesRead.Add(float64(len(b)))
 		if b, err = unpackIndex(nil, key, b); err != nil {
 			return nil, 0, err
 		}

@@ -6,6 +6,7 @@ type metrics struct {
 	chunksPut, chunkBytesPut               prometheus.Counter
 	indexesPut, indexBytesPut, seriesPut   prometheus.Counter
 	chunksRead, chunkBytesRead, loadErrors prometheus.Counter
+	indexesRead, indexBytesRead            prometheus.Counter
 	hits, misses                           *prometheus.CounterVec
 	bytes                                  *prometheus.GaugeVec
 	diskErrors                             prometheus.Counter
@@ -34,6 +35,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		seriesPut:      counter("index_series_written_total", "Series in index files stored."),
 		chunksRead:     counter("chunks_read_total", "Chunks fetched."),
 		chunkBytesRead: counter("chunk_read_bytes_total", "Bytes of chunks fetched."),
+		indexesRead:    counter("index_files_read_total", "Index files fetched by queries."),
+		indexBytesRead: counter("index_read_bytes_total", "Bytes of index files fetched by queries, compressed."),
 		loadErrors:     counter("chunk_load_errors_total", "Loads of chunks that failed: missing, damaged, or not reachable."),
 		hits:           cacheCounter("cache_hits_total", "Look-ups that the cache answered."),
 		misses:         cacheCounter("cache_misses_total", "Look-ups that went to the cache behind it, or to the object store."),

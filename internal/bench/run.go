@@ -52,7 +52,8 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func (r *Run) start(ctx context.Context) (*server, error) {
+// start starts a server; more are settings of it.
+func (r *Run) start(ctx context.Context, more ...string) (*server, error) {
 	dir, err := os.MkdirTemp(r.Dir, "server-")
 	if err != nil {
 		return nil, err
@@ -68,7 +69,7 @@ func (r *Run) start(ctx context.Context) (*server, error) {
 		"-data-dir=" + dir, "-server.http-listen=" + s.http, "-server.grpc-listen=", "-forward.listen=" + s.forward,
 		"-otlp.grpc-listen=", "-mapping.label-keys=app,instance,namespace",
 		"-ingester.wal.sync=always", "-ingester.chunk-encoding=zstd", "-log.level=warn",
-	}, Unlimited...)
+	}, append(Unlimited[:len(Unlimited):len(Unlimited)], more...)...)
 	s.cmd = exec.Command(r.Binary, args...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -177,19 +178,32 @@ func (r *Run) Measure(ctx context.Context, spec Spec) (Result, error) {
 
 // counters reads what the server counted.
 func (s *server) counters(res *Result) error {
-	resp, err := http.Get("http://" + s.http + "/metrics")
+	text, err := s.get(context.Background(), "/metrics")
 	if err != nil {
 		return err
+	}
+	res.WAL = counter(text, "loki_go_wal_appended_bytes_total")
+	res.Blocks = counter(text, "loki_go_ingester_block_bytes_sum")
+	res.Objects = counter(text, "loki_go_storage_chunk_written_bytes_total") + counter(text, "loki_go_storage_index_written_bytes_total")
+	return nil
+}
+
+// get returns the body at path.
+func (s *server) get(ctx context.Context, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s: status %d: %.1000s", path, resp.StatusCode, body)
 	}
-	res.WAL = counter(string(text), "loki_go_wal_appended_bytes_total")
-	res.Blocks = counter(string(text), "loki_go_ingester_block_bytes_sum")
-	res.Objects = counter(string(text), "loki_go_storage_chunk_written_bytes_total") + counter(string(text), "loki_go_storage_index_written_bytes_total")
-	return nil
+	return string(body), err
 }
 
 // counter returns a value of Prometheus' text format.

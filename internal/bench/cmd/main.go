@@ -36,6 +36,7 @@ type options struct {
 	only    string
 	idle    int
 	smaller int64
+	storageOptions
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
@@ -56,13 +57,16 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	fs.StringVar(&o.target, "target", "", "host:port of the server (load)")
 	fs.StringVar(&o.dir, "dir", "", "scratch directory; a temporary one if empty")
 	fs.StringVar(&o.binary, "binary", "bin/loki-go", "the server to measure (run)")
-	fs.StringVar(&o.only, "only", "100,10000,forward,json,idle", "what to measure (run)")
+	fs.StringVar(&o.only, "only", "100,10000,forward,json,idle", "what to measure (run); besides these: index, query")
 	fs.IntVar(&o.idle, "idle-streams", 100_000, "streams with one line each (run)")
 	fs.Int64Var(&o.smaller, "mapped-bytes", 0, "bytes of lines for forward and json; 0 is as many as -bytes (run)")
+	o.storageOptions.flags(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	switch verb {
+	case "index-build", "index-merge":
+		return indexChild(ctx, verb, o, out)
 	case "load":
 		return load(ctx, o, in, out)
 	case "floor":
@@ -124,6 +128,12 @@ type measurer struct {
 func (m *measurer) all(ctx context.Context) error {
 	only := "," + m.o.only + ","
 	wants := func(what string) bool { return strings.Contains(only, ","+what+",") }
+	if err := m.storage(ctx, wants); err != nil {
+		return err
+	}
+	if !wants("100") && !wants("10000") && !wants("idle") {
+		return nil
+	}
 	bench.Header(m.out)
 	for _, streams := range []int{100, 10_000} {
 		if wants(fmt.Sprint(streams)) {
