@@ -3,7 +3,7 @@
 GO      ?= go
 ARGS    ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .PHONY: all build plugin run test integration chaos lint bench fuzz proto docs tools clients clean
 
