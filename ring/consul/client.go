@@ -52,6 +52,9 @@ func newClient(cfg Config) (*client, error) {
 	}
 	a, err := api.NewClient(&api.Config{
 		Address: cfg.Address, Scheme: scheme, HttpClient: &http.Client{Transport: tr},
+		// Anything, to keep the library from looking for one in the environment:
+		// the transport has the token.
+		Token:      "none",
 		Datacenter: cfg.Datacenter, Namespace: cfg.Namespace, Partition: cfg.Partition,
 	})
 	if err != nil {

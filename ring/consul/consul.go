@@ -63,8 +63,8 @@ type Deps struct {
 	Owner   string
 	Version string // of the program, for people
 	// Lost is called when an instance left the ring for good against its will:
-	// its id is held by another process, or it was LEAVING for too long. It is
-	// called on a goroutine that Close waits for.
+	// its id is held by another process, or it was LEAVING for too long. Close
+	// waits for it, so it must not call Close.
 	Lost    func(in ring.Instance, err error)
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

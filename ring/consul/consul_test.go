@@ -346,6 +346,69 @@ func TestUpdateWhileAway(t *testing.T) {
 	}
 }
 
+// TestCloseEndsWaiting closes a membership while others wait for it.
+func TestCloseEndsWaiting(t *testing.T) {
+	s := fakeconsul.New(t)
+	m := openFake(t, fakeConfig(s), Deps{})
+	in := active("a", 1)
+	if err := m.Register(minute(t), in); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{}, 100)
+	s.SetHook(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		// Without the body the server does not look whether the client is there.
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		<-r.Context().Done()
+		return true
+	})
+	errs := make(chan error, 2)
+	in.State = ring.Leaving
+	go func() { errs <- m.Update(minute(t), in) }()
+	<-asked
+	go func() { errs <- m.Register(minute(t), active("b", 1)) }()
+	<-asked
+	m.Close()
+	for range 2 {
+		if err := <-errs; !errors.Is(err, errStopped) && !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// TestLost takes the id of a living instance over; being told, it deregisters.
+func TestLost(t *testing.T) {
+	s := fakeconsul.New(t)
+	told := make(chan error, 1)
+	var old *Membership
+	ready := make(chan struct{})
+	old = openFake(t, fakeConfig(s), Deps{Owner: "o", Lost: func(in ring.Instance, err error) {
+		<-ready
+		told <- errors.Join(err, old.Deregister(minute(t), in))
+	}})
+	close(ready)
+	if err := old.Register(minute(t), active("a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	now := openFake(t, fakeConfig(s), Deps{Owner: "o"})
+	if err := now.Register(minute(t), active("a", 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; !errors.Is(err, ring.ErrSuperseded) {
+		t.Errorf("told %v", err)
+	}
+	ringtest.Await(t, old, "the other", ringtest.Has(active("a", 2)))
+	if err := old.Update(minute(t), active("a", 1)); !errors.Is(err, ring.ErrNotRegistered) {
+		t.Errorf("update: %v", err)
+	}
+	if keys := s.Keys(); len(keys) != 1 {
+		t.Errorf("keys %v", keys)
+	}
+}
+
 // TestServiceIsOptional lets the agent refuse the service: the ring works.
 func TestServiceIsOptional(t *testing.T) {
 	s := fakeconsul.New(t)

@@ -37,6 +37,7 @@ type keeper struct {
 	progress chan struct{} // closed and made anew when any of these change
 	trouble  string
 	err      error // why it is over
+	stopped  bool
 }
 
 func newKeeper(m *Membership, in ring.Instance) *keeper {
@@ -82,13 +83,15 @@ func (k *keeper) set(ctx context.Context, in ring.Instance) error { return k.awa
 func (k *keeper) await(ctx context.Context, version int) error {
 	for {
 		k.mu.Lock()
-		err, done, progress, trouble := k.err, k.written >= version, k.progress, k.trouble
+		err, done, progress, trouble, stopped := k.err, k.written >= version, k.progress, k.trouble, k.stopped
 		k.mu.Unlock()
 		switch {
 		case done:
 			return nil
 		case err != nil:
 			return err
+		case stopped:
+			return errStopped
 		}
 		select {
 		case <-progress:
@@ -180,6 +183,8 @@ var (
 	errTooLong = errors.New("ring: LEAVING for longer than ring.consul.leaving-timeout")
 )
 
+var errStopped = errors.New("ring: the instance was deregistered meanwhile, or its membership was closed")
+
 func final(err error) bool {
 	return errors.Is(err, ring.ErrInUse) || errors.Is(err, ring.ErrSuperseded) || errors.Is(err, errForeign) || errors.Is(err, errTooLong)
 }
@@ -188,6 +193,7 @@ func final(err error) bool {
 // same instance before, or is nil.
 func (k *keeper) run(old *keeper) {
 	defer close(k.ended)
+	defer k.locked(func() { k.stopped = true })
 	defer k.cancel()
 	predecessor := ""
 	if old != nil {
@@ -285,7 +291,7 @@ func (k *keeper) give(err error, lost string) {
 		k.mu.Lock()
 		in := k.want
 		k.mu.Unlock()
-		k.m.d.Lost(in, err)
+		k.m.wg.Go(func() { k.m.d.Lost(in, err) })
 	}
 }
 
