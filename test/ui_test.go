@@ -472,6 +472,9 @@ func TestExplorerPages(t *testing.T) {
 	link := url.Values{"q": {`{job="many"}`}, "from": {"now-3h"}, "limit": {"2000"}, "dir": {"backward"}}
 	p := b.Open("http://"+s.HTTP+"/ui/#"+strings.ReplaceAll(link.Encode(), "+", "%20"), nil)
 	p.Wait(`document.querySelectorAll(".lines > li").length === 2000 && !document.querySelector("#more").hidden`)
+	if got := p.Text("history.length"); got != "2" { // about:blank, and the link
+		t.Errorf("a link leaves %s steps in the history", got)
+	}
 	// The volume is that of the range, not of the page.
 	p.Wait(fmt.Sprintf(`document.querySelector("#chart svg").getAttribute("aria-label").startsWith("%d lines")`, total))
 	for _, want := range []string{"1999 more lines, 3999 in all", "1999 more lines, 5000 in all; 998 at the other end", "502 more lines, 5000 in all; 1500 at the other end"} {
@@ -546,6 +549,10 @@ func TestExplorerTenants(t *testing.T) {
 			t.Errorf("the link lacks the tenant: %s", hash)
 		}
 	}
+	// A browser sends no tenant with a socket: the page asks.
+	c := s.Client("red")
+	c.HTTP = &http.Client{Transport: withPassword{}}
+	live(t, p, c, true)
 	// It is remembered, and a tenant that is not allowed is told.
 	p.Go(proxy.URL + "/logs/eu/ui/?again")
 	p.Wait(`document.querySelector("#tenant").value === "red"`)
@@ -652,6 +659,14 @@ func TestExplorerThemes(t *testing.T) {
 	for _, pair := range [][2]string{{"light ", "dark "}, {"dark light", "light dark"}} {
 		if brightness[pair[0]] < 0.7 || brightness[pair[1]] > 0.3 {
 			t.Errorf("brightness: %v", brightness)
+		}
+	}
+	// Nothing is wider than a narrow window, but what scrolls by itself.
+	for _, width := range []int{360, 700, 1280} {
+		p.Call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false}, nil)
+		p.Wait(fmt.Sprintf(`innerWidth === %d`, width))
+		if got := p.Text(`document.documentElement.scrollWidth`); got != fmt.Sprint(width) {
+			t.Errorf("in a window of %d the page is %s wide", width, got)
 		}
 	}
 	if got := p.Text(`[...document.querySelectorAll("button, input, select, textarea")].filter(e => !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim())).map(e => e.outerHTML).join()`); got != "" {
@@ -780,6 +795,8 @@ func TestExplorerText(t *testing.T) {
 		{`text_.entryLevel({}, {}, "no terror here, information only")`, `unknown`},
 		{`text_.entryLevel({}, {}, '{"log.level":"warn","m":"error"}')`, `warn`},
 		{`text_.entryLevel({}, {}, 'E[31m ts=1 lvl=eror msg="info"')`, `error`},
+		{`text_.visible("\x1b[31mred\x1b[0m\0\t\u202eabc\x7f")`, "red␀\t[U+202E]abc␡"},
+		{`text_.cut("abcdef", 4) + text_.cut("abcd", 4)`, "abcd … 2 more charactersabcd"},
 		{`JSON.stringify(text_.pretty('a=1 b="x y" c="q\\"t"').fields)`, `[["a","1"],["b","x y"],["c","q\"t"]]`},
 		{`text_.pretty('the answer is x=42 today') + "," + text_.pretty('{broken') + "," + text_.pretty('<a b="c">')`, `null,null,null`},
 		{`text_.pretty('{"a":{"b":[1,2],"c":null},"d":12345678901234567890}').text.replace(/\s+/g, "")`, `{"a":{"b":[1,2],"c":null},"d":12345678901234567890}`},

@@ -99,9 +99,12 @@ function restore() {
   view(s.get("view") === "ingest" ? "ingest" : "explore");
 }
 
-function remember() {
+// remember puts what is asked into the address. instead: in place of what is
+// there, so that back in history does not lead to the same again.
+function remember(instead) {
   const s = state();
-  if (s !== location.hash) history.pushState(null, "", s);
+  if (s !== location.hash) history[instead ? "replaceState" : "pushState"](null, "", s);
+  document.title = (query.value.trim() ? query.value.trim().slice(0, 100) + " – " : "") + "loki-go";
 }
 
 // --- query ---
@@ -639,6 +642,7 @@ function listen() {
 // start shows what the address says.
 function start() {
   restore();
+  if (location.hash) remember(true);
   if (byId("explore").hidden) return;
   if (query.value.trim()) run();
   else loadLabels();

@@ -1,5 +1,5 @@
 import { el, copy } from "./dom.js";
-import { entryLevel, pretty } from "./text.js";
+import { cut, entryLevel, pretty, visible } from "./text.js";
 import { fieldName } from "./logql.js";
 import * as time from "./time.js";
 
@@ -7,16 +7,6 @@ export const MAX_ROWS = 5000; // in the page; the ends of longer lists are let g
 const CHUNK = 200; // rows made at one go, between which the page stays responsive
 const SHOWN = 2000; // characters of a line that is not open
 const OPEN = 200000; // characters of one that is
-
-// visible is a line without terminals' colours, and with what cannot be seen
-// made visible.
-function visible(line) {
-  return line.replace(/\x1b\[[0-9;]*[A-Za-z]/g, "").replace(/[\x00-\x08\x0b-\x1f\x7f]/g, (c) => c === "\x7f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0)));
-}
-
-function cut(text, most) {
-  return text.length > most ? `${text.slice(0, most)} … ${text.length - most} more characters` : text;
-}
 
 // Lines is the list of lines. Its entries are in the order in which they are
 // shown. hooks: utc(), filter(kind, name, op, value, parser), context(entry),

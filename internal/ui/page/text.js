@@ -96,6 +96,18 @@ function prettyLogfmt(line) {
   return { kind: "logfmt", text: fields.map(([k, v]) => k + " = " + v).join("\n"), fields: fields.filter(([, v]) => v !== "") };
 }
 
+// visible is text without terminals' colours, and with what cannot be seen, or
+// turns the order of what can be, made visible.
+export function visible(text) {
+  return text.replace(/\x1b\[[0-9;]*[A-Za-z]/g, "")
+    .replace(/[\x00-\x08\x0b-\x1f\x7f]/g, (c) => c === "\x7f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => "[U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "]");
+}
+
+export function cut(text, most) {
+  return text.length > most ? `${text.slice(0, most)} … ${text.length - most} more characters` : text;
+}
+
 // bytes and count write a number for people.
 export function bytes(n) {
   const units = ["B", "kB", "MB", "GB", "TB", "PB"];
