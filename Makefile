@@ -62,13 +62,14 @@ clients:
 # With FLUENT_BIT (and FLUENTD) naming their programs these are run, too.
 integration: tools clients build
 	LOKI_GO_TOOLS=$(CURDIR)/bin/tools NODE_PATH=$(CURDIR)/bin/tools/node_modules \
-		$(GO) test -count=1 -timeout 20m -tags integration ./test/... ./plugins/... ./storage/... ./ring/...
+		$(GO) test -count=1 -timeout 30m -tags integration ./test/... ./plugins/... ./storage/... ./ring/...
 
 # Kill the process 20 times under load, over and over until it fails or ROUNDS
 # are done.
 ROUNDS ?= 5
-chaos: build
-	$(GO) test -count=$(ROUNDS) -timeout 60m -tags integration -v -run 'Kill|PowerLoss|DiskFull' ./test/...
+chaos: tools clients build
+	LOKI_GO_TOOLS=$(CURDIR)/bin/tools $(GO) test -count=$(ROUNDS) -timeout 120m -tags integration -v \
+		-run 'Kill|PowerLoss|DiskFull|StoreFaults|StoreOutage|CacheFaults|Cluster' ./test/...
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi

@@ -15,7 +15,7 @@ import (
 type RetryConfig struct {
 	Timeout  time.Duration `yaml:"timeout" help:"time in which the object store must begin to answer a request, and a second more for each 256KB that is sent; what it sends has a minute more for an object, four for a list"`
 	Attempts int           `yaml:"attempts" help:"tries of a request that fails for a reason that may pass"`
-	MaxRate  float64       `yaml:"max-rate" help:"requests a second that one process sends to the object store at most; fewer while the store says that there are too many"`
+	MaxRate  float64       `yaml:"max-rate" help:"after the store has said that there are too many requests, those of this process grow again up to this many a second, beyond which nothing bounds them"`
 }
 
 // DefaultRetryConfig returns the defaults. S3 takes 3500 writes a second to a

@@ -118,7 +118,7 @@ func Open(ctx context.Context, cfg Config) (*Bucket, error) {
 	transport.MaxIdleConnsPerHost = 64
 	transport.IdleConnTimeout = 30 * time.Second // before services close them
 	transport.DisableCompression = true
-	client := &http.Client{Transport: transport}
+	client := &http.Client{Transport: remote.ByProgress(transport)}
 	o := s3.Options{
 		Region: cfg.Region, UsePathStyle: cfg.PathStyle, HTTPClient: client, Retryer: aws.NopRetryer{},
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,

@@ -36,7 +36,7 @@ func Client(cfg tlsconf.Client) (*http.Client, error) {
 	t.IdleConnTimeout = 30 * time.Second // before services close them
 	t.DisableCompression = true
 	return &http.Client{
-		Transport:     t,
+		Transport:     ByProgress(t),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
