@@ -37,7 +37,8 @@ type HandlerDeps struct {
 
 // Handler serves Loki's read API.
 type Handler struct {
-	deps HandlerDeps
+	deps  HandlerDeps
+	tails tails
 }
 
 // NewHandler returns a handler.
@@ -48,7 +49,7 @@ func NewHandler(deps HandlerDeps) *Handler {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	return &Handler{deps: deps}
+	return &Handler{deps: deps, tails: tails{byTenant: map[string]int{}, done: make(chan struct{})}}
 }
 
 // call is a request that is being answered.
@@ -81,6 +82,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 		mux.Handle("POST /loki/api/v1/"+route, handler)
 	}
 	mux.Handle("GET /loki/api/v1/drilldown-limits", h.wrap("drilldown-limits", true, h.drilldownLimits))
+	mux.HandleFunc("GET /loki/api/v1/tail", h.tail)
 	mux.HandleFunc("GET /loki/api/v1/patterns", h.noPatterns)
 	mux.HandleFunc("POST /loki/api/v1/patterns", h.noPatterns)
 	mux.Handle("GET /loki/api/v1/status/buildinfo", h.wrap("buildinfo", false, h.buildInfo))

@@ -121,6 +121,14 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 		j.raw(`"encodingFlags":["categorize-labels"],`)
 	}
 	j.raw(`"result":[`)
+	j.streamList(r, categorize, j.flushIfFull)
+	j.raw(`],"stats":`)
+	j.stats(&r.Stats)
+	j.raw("}}\n")
+}
+
+// streamList writes the entries by streams. Full is called after each.
+func (j *jsonWriter) streamList(r *Result, categorize bool, full func()) {
 	for i, s := range group(r, categorize) {
 		if i > 0 {
 			j.raw(",")
@@ -141,13 +149,10 @@ func (j *jsonWriter) streams(r *Result, categorize bool) {
 				j.categories(&r.Labels[e.Labels])
 			}
 			j.raw("]")
-			j.flushIfFull()
+			full()
 		}
 		j.raw("]}")
 	}
-	j.raw(`],"stats":`)
-	j.stats(&r.Stats)
-	j.raw("}}\n")
 }
 
 // categories writes the third element of a categorised value.

@@ -32,7 +32,8 @@
 // A block that cannot be loaded fails the query; nothing is left out silently.
 // The context is checked between blocks and within large ones.
 //
-// An Engine and a Handler are safe for concurrent use and start no goroutines.
+// An Engine and a Handler are safe for concurrent use. The only goroutines that
+// are started read from the clients of tails; Handler.Close ends them.
 package query
 
 import (

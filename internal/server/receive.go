@@ -140,13 +140,14 @@ func (s *Server) reads(mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	query.NewHandler(query.HandlerDeps{
+	s.query = query.NewHandler(query.HandlerDeps{
 		Engine: engine, Log: s.log,
 		Tenant: func(r *http.Request) (string, error) {
 			return tenant.Resolve(s.cfg.Auth.Enabled, r.Header.Get(tenant.Header))
 		},
 		Build: query.BuildInfo{Version: s.d.Version, Revision: s.d.Version, GoVersion: runtime.Version()},
-	}).Register(mux)
+	})
+	s.query.Register(mux)
 	return nil
 }
 

@@ -64,6 +64,7 @@ type Server struct {
 	auth      *auth.Auth
 	sockets   []socket // receivers with listeners of their own
 	http      *httpServer
+	query     *query.Handler
 	grpc      *grpc.Server
 
 	httpListener net.Listener
@@ -199,7 +200,9 @@ func (s *Server) ingesterLimits(id string) ingester.Limits {
 
 func (s *Server) queryLimits(id string) query.Limits {
 	l := s.limits.For(id)
-	return query.Limits{MaxEntries: l.MaxEntriesLimitPerQuery, MaxQueryLength: l.MaxQueryLength, QueryTimeout: l.QueryTimeout}
+	q := query.DefaultLimits() // for what has no setting
+	q.MaxEntries, q.MaxQueryLength, q.QueryTimeout = l.MaxEntriesLimitPerQuery, l.MaxQueryLength, l.QueryTimeout
+	return q
 }
 
 // distribute makes the gateway.
@@ -366,6 +369,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 	// flush had.
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancelLast()
+	s.query.Close() // connections that the HTTP server knows nothing of any more
 	s.http.Shutdown(last)
 	s.cancel()
 	s.wg.Wait()
