@@ -3,6 +3,7 @@ package ingester
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 	"github.com/loki-go/loki-go/internal/testkit/loglines"
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/proto/push"
+	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunk"
+	"github.com/loki-go/loki-go/storage/objstore"
 )
 
 // benchBatch makes a push of each lines for each of streams; it also returns
@@ -153,4 +156,120 @@ func benchRecord(n int, data []byte) *blocks.Block {
 	b := &blocks.Block{Tenant: "t", Labels: `{app="bench"}`, Stream: 1, Codec: uint8(chunk.ZSTD), Entries: 1, Opened: int64(n), Data: data}
 	b.Cover.Add(uint64(n+1), 0, blocks.All)
 	return b
+}
+
+// nowhere is a bucket that forgets everything.
+type nowhere struct{}
+
+func (nowhere) Put(context.Context, string, []byte) error   { return nil }
+func (nowhere) Get(context.Context, string) ([]byte, error) { return nil, objstore.ErrNotFound }
+func (nowhere) Stat(context.Context, string) (objstore.Info, error) {
+	return objstore.Info{}, objstore.ErrNotFound
+}
+func (nowhere) List(context.Context, string, bool) ([]string, error) { return nil, nil }
+func (nowhere) Delete(context.Context, string) error                 { return nil }
+
+// cpu returns the CPU time of this process.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// perGB reports the CPU time since began for each GB of n rounds of size bytes.
+func perGB(b *testing.B, began time.Duration, size int64, n int) {
+	b.Helper()
+	b.ReportMetric((cpu(b)-began).Seconds()/(float64(size)*float64(n)/1e9), "cpu-s/GB")
+}
+
+// benchChunk makes a closed chunk of full blocks of log lines. Each block is
+// step lines behind the one before it, of 1000 or so that it has.
+func benchChunk(b *testing.B, i *Ingester, name string, step int) (*openChunk, int64) {
+	b.Helper()
+	ls := fmt.Sprintf(`{app="bench", number="%s"}`, name)
+	st := i.stream(i.tenant("t"), ls, labels.Token("t", ls), 0)
+	c := &openChunk{stream: st, lane: &st.main, ref: st.ref.Load(), opened: t0}
+	g := loglines.New(1)
+	size := int64(0)
+	var line, content, data []byte
+	for n := 0; c.compressed < i.targetSize*c.growth(); n++ {
+		bl := block{codec: i.codec, mint: t0 + int64(n*step)*1e6}
+		content = content[:0]
+		for len(content) < i.blockSize-1000 {
+			bl.maxt = bl.mint + int64(bl.entries)*1e6
+			line = g.AppendLine(line[:0], 1, bl.maxt)
+			content = chunk.AppendEntry(content, bl.maxt, line, nil)
+			bl.size += len(line)
+			bl.entries++
+		}
+		var err error
+		if data, err = i.codec.Compress(data[:0], content); err != nil {
+			b.Fatal(err)
+		}
+		rec := benchRecord(n, data)
+		if err := i.blocks.Append(rec); err != nil {
+			b.Fatal(err)
+		}
+		bl.ref = rec.Ref
+		c.add(&bl)
+		size += int64(bl.size)
+	}
+	return c, size
+}
+
+// BenchmarkFlush makes the objects of a full chunk from its blocks on disk, and
+// the index of such chunks: in order, overlapping a little (what several
+// connections lead to), and overlapping so much that all is compressed again.
+func BenchmarkFlush(b *testing.B) {
+	for _, o := range []struct {
+		name string
+		step int
+	}{{"in order", 2000}, {"slight overlap", 900}, {"deep overlap", 100}} {
+		b.Run(o.name, func(b *testing.B) {
+			i := benchIngester(b, b.TempDir())
+			defer i.Shutdown(context.Background(), false)
+			i.deps.Store = storage.New(nowhere{}, storage.DefaultConfig(), storage.Options{})
+			c, size := benchChunk(b, i, "1", o.step)
+			var w flushWork
+			n, began := 0, cpu(b)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				n++
+				if err := i.upload(&w, c); err != nil {
+					b.Fatal(err)
+				}
+			}
+			perGB(b, began, size, n)
+			b.ReportMetric(float64(len(c.metas)), "objects")
+		})
+	}
+	b.Run("index of 1000 streams", func(b *testing.B) {
+		i := benchIngester(b, b.TempDir())
+		defer i.Shutdown(context.Background(), false)
+		i.deps.Store = storage.New(nowhere{}, storage.DefaultConfig(), storage.Options{})
+		c, size := benchChunk(b, i, "1", 2000)
+		var w flushWork
+		if err := i.upload(&w, c); err != nil {
+			b.Fatal(err)
+		}
+		var all []*openChunk
+		for n := range 1000 {
+			ls := fmt.Sprintf(`{app="bench", number="%d"}`, n)
+			all = append(all, &openChunk{stream: i.stream(i.tenant("t"), ls, labels.Token("t", ls), 0), metas: c.metas})
+		}
+		n, began := 0, cpu(b)
+		b.SetBytes(size * int64(len(all)))
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			if err := i.putIndex("t", all); err != nil {
+				b.Fatal(err)
+			}
+		}
+		perGB(b, began, size*int64(len(all)), n)
+	})
 }

@@ -34,17 +34,17 @@ func (i *Ingester) upload(w *flushWork, c *openChunk) error {
 	if err != nil {
 		return fmt.Errorf("ingester: labels of a stream: %w", err)
 	}
-	side := i.rows(bls)
-	if side == nil {
+	side, build := i.rows(bls), i.copyBlocks
+	switch {
+	case side != nil:
+	case i.needsMerge(bls):
+		side, build = i.parts(bls), i.mergeBlocks
+		i.m.merged.Inc()
+	default:
 		side = [][]block{bls}
 	}
 	for _, row := range side {
-		if len(side) > 1 || !i.needsMerge(row) {
-			err = i.copyBlocks(w, c, row)
-		} else {
-			err = i.mergeBlocks(w, c, row)
-		}
-		if err != nil {
+		if err := build(w, c, row); err != nil {
 			return err
 		}
 		symbols, err := i.symbols(row)
@@ -133,7 +133,7 @@ func (i *Ingester) damaged(c *openChunk, row []block, err error) error {
 }
 
 // maxSide is how many objects a chunk becomes at most.
-const maxSide = 4
+const maxSide = 8
 
 // rows puts blocks, sorted by their first time, into rows in which no block
 // begins before its predecessor ends. It returns nil if all are in order, or if
@@ -170,6 +170,20 @@ func (i *Ingester) rows(bls []block) [][]block {
 		out[of[k]] = append(out[of[k]], b)
 	}
 	return out
+}
+
+// parts divides blocks that are to be merged into runs of about the target size:
+// the chunk may have grown beyond that when it seemed that rows would do.
+func (i *Ingester) parts(bls []block) [][]block {
+	var out [][]block
+	from, size := 0, 0
+	for k, b := range bls {
+		if size += b.ref.Len(); k > from && size > i.targetSize*5/4 {
+			out = append(out, bls[from:k])
+			from, size = k, b.ref.Len()
+		}
+	}
+	return append(out, bls[from:])
 }
 
 // areSmall reports whether blocks are mostly too small, from early cuts.
@@ -233,7 +247,6 @@ func (i *Ingester) mergeBlocks(w *flushWork, c *openChunk, bls []block) error {
 		}
 		contents = append(contents, content)
 	}
-	i.m.merged.Inc()
 	var err error
 	w.blocks, err = chunk.Merge(i.codec, contents, i.blockSize)
 	return err

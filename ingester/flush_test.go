@@ -293,11 +293,12 @@ func TestRows(t *testing.T) {
 	for n := range int64(20) {
 		order = append(order, span{10 * n, 10*n + 10})
 		slight = append(slight, span{10 * n, 10*n + 12})
-		deep = append(deep, span{10 * n, 10*n + 55})
+		deep = append(deep, span{10 * n, 10*n + 95})
 	}
 	f("in order", bl(full, order...))
 	f("slight overlap", bl(full, slight...), 10, 10)
-	f("each over five others", bl(full, deep...))
+	f("each over nine others", bl(10*full, deep...))
+	f("three side by side", bl(10*full, span{0, 10}, span{1, 11}, span{2, 12}, span{10, 20}, span{11, 21}, span{12, 22}), 2, 2, 2)
 	f("one inside another", bl(10*full, span{0, 100}, span{10, 20}, span{30, 40}), 1, 2)
 	f("overlap, but too little for two objects", bl(full, slight[:5]...))
 	f("small blocks", bl(full/10, append(slight, slight...)...))
@@ -430,4 +431,31 @@ func TestFlushesAreTheSameAgain(t *testing.T) {
 		t.Fatalf("%d lines in %d objects, want %d in %d", got, len(h.store.objects), len(lines), n)
 	}
 	shut(t, i, false)
+}
+
+// TestParts divides what is merged into runs of about the target size, and each
+// becomes an object of its own.
+func TestParts(t *testing.T) {
+	h := newHarness()
+	h.cfg.ChunkBlockSize, h.cfg.ChunkTargetSize = 16<<10, 32<<10
+	i := h.open(t)
+	defer func() { shut(t, i, false) }()
+	var bls []block
+	for n := range 10 {
+		rec := benchRecord(n, make([]byte, 10<<10))
+		if err := i.blocks.Append(rec); err != nil {
+			t.Fatal(err)
+		}
+		bls = append(bls, block{ref: rec.Ref})
+	}
+	var got []int
+	for _, p := range i.parts(bls) {
+		got = append(got, len(p))
+	}
+	if !slices.Equal(got, []int{4, 4, 2}) {
+		t.Errorf("parts of %v blocks of 10 KB", got)
+	}
+	if p := i.parts(bls[:1]); len(p) != 1 || len(p[0]) != 1 {
+		t.Errorf("one block makes %d parts", len(p))
+	}
 }

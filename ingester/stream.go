@@ -203,12 +203,12 @@ func (c *openChunk) add(b *block) {
 	}
 }
 
-// growth returns how many times the target size c may have: twice where its
+// growth returns how many times the target size c may have: more where its
 // blocks will go into several objects side by side, which would be small
 // otherwise. Call with the stream's mutex held.
 func (c *openChunk) growth() int {
-	if n := len(c.rows); n > 1 && n <= maxSide {
-		return 2
+	if n := len(c.rows); n <= maxSide {
+		return min(max(n, 1), maxSide/2)
 	}
 	return 1
 }
