@@ -20,8 +20,10 @@ func TestShapes(t *testing.T) {
 		`{"stream":%s,"n":null}`,
 	}
 	for name, mod := range map[string]func(*Config){
-		"labels":   func(c *Config) { c.LabelKeys = []string{"k1", "k2.k3", "part=$TAG[1]"} },
-		"metadata": func(c *Config) { c.StructuredMetadata, c.MetadataKeys = "listed", []string{"x=$stream", "tag=$TAG[-1]"} },
+		"labels": func(c *Config) { c.LabelKeys = []string{"k1", "k2.k3", "part=$TAG[1]"} },
+		"metadata": func(c *Config) {
+			c.StructuredMetadata, c.MetadataKeys = "listed", []string{"x=$stream", "tag=$TAG[-1]"}
+		},
 		"raw": func(c *Config) {
 			c.LineFormat, c.StructuredMetadata, c.MetadataKeys = "raw", "none", nil
 			c.Labels = []string{"env=prod"}
