@@ -805,8 +805,10 @@ func TestExplorerText(t *testing.T) {
 		{`time_.next("1700000000999999999")`, `1700000001000000000`},
 		{`time_.step(3600e3, 80) + "," + time_.step(30 * 86400e3, 80) + "," + time_.step(1000, 80)`, `60,43200,1`},
 		{`time_.parse("now-90m", 1e13) + "," + time_.parse("yesterday", 0)`, `9999994600000,NaN`},
-		{`JSON.stringify(ingest_.parseMetrics('# HELP x\nloki_go_gateway_received_entries_total{tenant="a\\"}{,\\\\b",receiver="x"} 12 1700\nloki_go_wal_size_bytes 1e+06\nother 3\nloki_go_gateway_push_seconds_bucket{result="ok",le="+Inf"} 4\n').get("loki_go_gateway_received_entries_total"))`,
-			`[{"labels":{"tenant":"a\"}{,\\b","receiver":"x"},"value":12}]`},
+		{
+			`JSON.stringify(ingest_.parseMetrics('# HELP x\nloki_go_gateway_received_entries_total{tenant="a\\"}{,\\\\b",receiver="x"} 12 1700\nloki_go_wal_size_bytes 1e+06\nother 3\nloki_go_gateway_push_seconds_bucket{result="ok",le="+Inf"} 4\n').get("loki_go_gateway_received_entries_total"))`,
+			`[{"labels":{"tenant":"a\"}{,\\b","receiver":"x"},"value":12}]`,
+		},
 		{`ingest_.quantile(.5, [[.1, 10], [.2, 20], [Infinity, 20]]) + "," + ingest_.quantile(.99, [[.1, 1], [Infinity, 2]]) + "," + ingest_.quantile(.5, [])`, `0.1,0.1,NaN`},
 	} {
 		if got := p.Text(c.expr); got != c.want {
