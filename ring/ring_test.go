@@ -188,7 +188,7 @@ func TestMovement(t *testing.T) {
 		f(kind, 3, 1, 10_000)
 		f(kind, 30, 1, 3_000)
 	}
-	f("statefulset", 199, 1, 700)
+	f("statefulset", 199, 1, 400)
 }
 
 // TestLeavingSpreads checks that what a lost instance held goes to all others
