@@ -40,6 +40,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -270,11 +271,23 @@ func (e *Engine) Run(ctx context.Context, r Request) (*Result, error) {
 // go through the pipeline once more: a query keeps what its stages made for
 // these only.
 func (r *Result) finish(pipe *pipeline.Pipeline) {
+	bySource := map[string]int{} // stream and metadata; of simple pipelines
 	byText := map[string]int{}
+	last := -1
 	var id []byte
 	for i := range r.Entries {
 		e := &r.Entries[i]
-		pipe.For(r.Streams[e.Stream])
+		if pipe.Simple() {
+			id = append(binary.LittleEndian.AppendUint32(id[:0], uint32(e.Stream)), e.Meta...)
+			if n, ok := bySource[string(id)]; ok {
+				e.Labels = n
+				continue
+			}
+		}
+		if e.Stream != last {
+			pipe.For(r.Streams[e.Stream])
+			last = e.Stream
+		}
 		pipe.Begin()
 		for p := e.Meta; ; {
 			name, value, ok := p.Next()
@@ -290,6 +303,11 @@ func (r *Result) finish(pipe *pipeline.Pipeline) {
 		}
 		var l EntryLabels
 		l.Stream, l.Meta, l.Parsed = pipe.Result()
+		if pipe.Simple() {
+			e.Labels = len(r.Labels)
+			r.Labels, bySource[string(id)] = append(r.Labels, l), e.Labels
+			continue
+		}
 		id = l.Stream.AppendString(id[:0])
 		id = l.Meta.AppendString(id)
 		id = l.Parsed.AppendString(id)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/metric"
 	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
@@ -648,6 +649,30 @@ func BenchmarkScan(b *testing.B) {
 }
 
 // BenchmarkMerge returns lines of 100 streams that overlap.
+// BenchmarkMetric counts all lines of the blocks, and those of a level.
+func BenchmarkMetric(b *testing.B) {
+	src, size := benchBlocks(100, 0)
+	e := newEngine(b, src, nil)
+	for _, q := range []string{
+		`sum(count_over_time({a="b"}[1m]))`, `count_over_time({a="b"} |= "needle" [1m])`, `sum(count_over_time({a="b"} | logfmt | level="info" [1m]))`,
+		`sum(sum_over_time({a="b"} | logfmt | unwrap duration(took) [1m]))`,
+	} {
+		expr, err := logql.Parse(q)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(strings.ReplaceAll(q, "/", ""), func(b *testing.B) {
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := e.RunMetric(context.Background(), MetricRequest{Tenant: "t", Query: expr, End: 100e9, Step: 1e9}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkMerge(b *testing.B) {
 	for _, limit := range []int{100, 5000} {
 		b.Run(fmt.Sprintf("limit=%d", limit), func(b *testing.B) {
@@ -725,6 +750,16 @@ func FuzzScan(f *testing.F) {
 		e, err := New(Deps{Store: new(fake).add(`{a="b"}`, block), Limits: func(string) Limits { return Limits{} }}, DefaultConfig())
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, text := range []string{`sum by (k) (count_over_time({a="b"} |= "x" [1m]))`, `rate({a="b"} | logfmt | unwrap v [1m])`} {
+			expr, err := logql.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var me *metric.Error
+			if _, err := e.RunMetric(context.Background(), MetricRequest{Tenant: "t", Query: expr, Start: 0, End: 60e9, Step: 60e9}); err != nil && !errors.Is(err, chunk.ErrContent) && !errors.As(err, &me) {
+				t.Fatal(err)
+			}
 		}
 		for dir := range Direction(2) {
 			r, err := e.Run(context.Background(), Request{Tenant: "t", Query: q, From: -1 << 63, Through: 1<<63 - 1, Limit: 1 + max(limit, 0)%100, Direction: dir})

@@ -158,7 +158,9 @@ func (c *cursor) Next() (metric.Sample, bool, error) {
 			s.pos++
 			return s.samples[s.pos-1].Sample, true, nil
 		}
-		c.streams = c.streams[1:]
+		if c.streams = c.streams[1:]; len(c.streams) > 0 {
+			c.streams[0].samples = s.samples[:0] // its memory is free now
+		}
 	}
 	return metric.Sample{}, false, nil
 }

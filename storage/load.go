@@ -51,6 +51,9 @@ func millisToNanos(ms int64) int64 {
 // NumEntries is BlockRef's; it counts the whole chunk.
 func (r *chunkRef) NumEntries() int { return int(r.entries) }
 
+// Size tells how much there is to load, about: in KiB, as the index has it.
+func (r *chunkRef) Size() int64 { return int64(r.kb) << 10 }
+
 // Load is BlockRef's.
 func (r *chunkRef) Load(dst []byte) ([]byte, []string, error) {
 	sel, start := r.sel, len(dst)

@@ -3,6 +3,7 @@
 package test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -453,4 +454,43 @@ func around(s, other string) string {
 	}
 	from, to := max(i-150, 0), min(i+250, len(s))
 	return fmt.Sprintf("(%d bytes, differs at %d) %s", len(s), i, s[from:to])
+}
+
+// TestLogcliTail follows lines with Loki's own client.
+func TestLogcliTail(t *testing.T) {
+	s := testkit.NewServer(t, t.TempDir())
+	s.Start()
+	s.WaitReady()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tool(t, "logcli"), "--addr=http://"+s.HTTP, "--quiet", "query", "--tail", "--output=raw", `{app="tail"} | logfmt | level="error"`)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for i := range 3 {
+		st := testkit.Stream{Labels: []testkit.Pair{{Name: "app", Value: "tail"}}}
+		for k, level := range []string{"info", "error"} {
+			st.Entries = append(st.Entries, testkit.Entry{TS: time.Now().UnixNano() + int64(k), Line: fmt.Sprintf("level=%s n=%d", level, i)})
+		}
+		if err := s.Client("").Push(ctx, []testkit.Stream{st}); err != nil {
+			t.Fatal(err)
+		}
+		if !lines.Scan() || lines.Text() != fmt.Sprintf("level=error n=%d", i) {
+			t.Fatalf("got %q, %v; logcli printed:\n%s", lines.Text(), lines.Err(), log.String())
+		}
+	}
+	// A server that stops does not wait for those who follow.
+	if err := s.Stop(30 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	_ = cmd.Wait()
 }

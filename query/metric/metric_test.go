@@ -219,8 +219,10 @@ func TestErrors(t *testing.T) {
 		{failed: "JSONParserErr", labels: []labels.Labels{{{Name: "a", Value: "b"}}}, samples: []Sample{{20e9, 1, 0}}, closed: &closed},
 		{err: broken, closed: &closed},
 	} {
-		_, err := Eval(context.Background(), e, Params{Start: 10e9, End: 40e9, Step: 10e9, MaxBytes: 1 << 20,
-			Open: func(context.Context, Selection) (Cursor, error) { return c, nil }})
+		_, err := Eval(context.Background(), e, Params{
+			Start: 10e9, End: 40e9, Step: 10e9, MaxBytes: 1 << 20,
+			Open: func(context.Context, Selection) (Cursor, error) { return c, nil },
+		})
 		if c.err == nil && !strings.HasPrefix(fmt.Sprint(err), `pipeline error: 'JSONParserErr' for series: '{a="b"}'.`) || c.err != nil && !errors.Is(err, broken) {
 			t.Fatalf("got %v", err)
 		}

@@ -2,21 +2,25 @@ package pipeline
 
 import (
 	"bytes"
-	"errors"
 	"unicode/utf8"
 )
 
 // The JSON of log lines is read leniently: from the front, no further than
 // needed, and what comes before an error counts. Texts of errors are those of
 // the library that Loki uses, since __error_details__ shows them.
-var (
-	errMalformed   = errors.New("Malformed JSON error")
-	errObject      = errors.New("Value looks like object, but can't find closing '}' symbol")
-	errArray       = errors.New("Value is array, but can't find closing ']' symbol")
-	errString      = errors.New("Value is string, but can't find closing '\"' symbol")
-	errUnknownType = errors.New("Unknown value type")
-	errEscape      = errors.New("Encountered an invalid escape sequence in a string")
+const (
+	errMalformed   jsonError = "Malformed JSON error"
+	errObject      jsonError = "Value looks like object, but can't find closing '}' symbol"
+	errArray       jsonError = "Value is array, but can't find closing ']' symbol"
+	errString      jsonError = "Value is string, but can't find closing '\"' symbol"
+	errUnknownType jsonError = "Unknown value type"
+	errEscape      jsonError = "Encountered an invalid escape sequence in a string"
 )
+
+// jsonError is an error in the JSON of a line.
+type jsonError string
+
+func (e jsonError) Error() string { return string(e) }
 
 // jsonKind is the kind of a JSON value.
 type jsonKind uint8

@@ -46,13 +46,6 @@ func (s *state) reset() {
 	s.hints.reset()
 }
 
-// keep copies b for as long as the entry is processed.
-func (s *state) keep(b []byte) []byte {
-	at := len(s.arena)
-	s.arena = append(s.arena, b...)
-	return s.arena[at:len(s.arena):len(s.arena)]
-}
-
 // written returns what was appended to the arena from at on.
 func (s *state) written(at int) []byte { return s.arena[at:len(s.arena):len(s.arena)] }
 
