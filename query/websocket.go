@@ -41,6 +41,16 @@ type socket struct {
 	mu   sync.Mutex // for writing
 }
 
+// origins tells pages of other origins. A browser opens WebSockets for any page,
+// with the credentials that its user has here, and lets the page read what comes.
+var origins http.CrossOriginProtection
+
+// foreign reports whether a browser sent the request for a page from elsewhere.
+func foreign(r *http.Request) bool {
+	// Check takes GET for harmless, which it is not when the answer can be read.
+	return origins.Check(&http.Request{Method: http.MethodPost, Header: r.Header, Host: r.Host, URL: r.URL}) != nil
+}
+
 // upgrade makes a socket of a request. If it returns nil, the request has its
 // answer.
 func upgrade(w http.ResponseWriter, r *http.Request) *socket {
@@ -49,6 +59,9 @@ func upgrade(w http.ResponseWriter, r *http.Request) *socket {
 	switch {
 	case r.Method != http.MethodGet || !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
 		http.Error(w, "Bad Request: this is for WebSocket clients", http.StatusBadRequest)
+		return nil
+	case foreign(r):
+		http.Error(w, "a page of another origin may not follow lines", http.StatusForbidden)
 		return nil
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
 		w.Header().Set("Sec-WebSocket-Version", "13")

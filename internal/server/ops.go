@@ -36,6 +36,9 @@ type ops struct {
 type service struct{ Name, State, Address string }
 
 func (o *ops) register(mux *http.ServeMux) {
+	// Who uses the page at /ui has credentials in a browser, which sends them with
+	// forms of any page from elsewhere, too.
+	own := http.NewCrossOriginProtection()
 	mux.HandleFunc("GET /ready", o.serveReady)
 	mux.HandleFunc("GET /config", o.serveConfig)
 	mux.HandleFunc("GET /services", o.serveServices)
@@ -43,11 +46,11 @@ func (o *ops) register(mux *http.ServeMux) {
 		mux.HandleFunc("GET /ring", o.serveRing)
 	}
 	if o.flush != nil {
-		mux.HandleFunc("POST /flush", o.serveFlush)
-		mux.HandleFunc("POST /ingester/shutdown", o.serveShutdown)
+		mux.Handle("POST /flush", own.Handler(http.HandlerFunc(o.serveFlush)))
+		mux.Handle("POST /ingester/shutdown", own.Handler(http.HandlerFunc(o.serveShutdown)))
 	}
 	mux.HandleFunc("GET /log_level", o.serveLevel)
-	mux.HandleFunc("POST /log_level", o.setLevel)
+	mux.Handle("POST /log_level", own.Handler(http.HandlerFunc(o.setLevel)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(o.log.Handler(), slog.LevelError)}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
