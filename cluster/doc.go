@@ -29,7 +29,7 @@
 // when it is asked for: neither side ever has more than one in memory.
 //
 // Every entry that was acknowledged is held by a write quorum of its replica set
-// until it is stored. So a query is complete as long as fewer instances than
-// that do not answer, and fails if more do: it never leaves out what it should
-// show.
+// until it is stored. So a query is complete as long as few enough instances do
+// not answer, see ring.Readers, and fails otherwise: it never leaves out what it
+// should show.
 package cluster

@@ -17,10 +17,10 @@ type Members struct {
 	Ring interface{ Current() *ring.Ring }
 	// Source returns what reads from an instance. It must not block.
 	Source func(in ring.Instance) (Source, error)
-	// Quorum is how many replicas have an entry when it is acknowledged. With as
-	// many instances that do not answer, or more, a read fails.
-	Quorum int
-	Log    *slog.Logger
+	// ReplicationFactor is that of the writes. Too many instances that do not
+	// answer, see ring.Readers, make a read fail.
+	ReplicationFactor int
+	Log               *slog.Logger
 }
 
 // Select implements Source.
@@ -36,7 +36,8 @@ func (m *Members) LabelSets(ctx context.Context, tenant string, ms []*labels.Mat
 // ask asks all instances at once and returns what they say, in order of their
 // names.
 func ask[T any](ctx context.Context, m *Members, f func(Source) ([]T, error)) ([]T, error) {
-	instances := m.Ring.Current().Instances()
+	r := m.Ring.Current()
+	instances := r.Instances()
 	answers, errs := make([][]T, len(instances)), make([]error, len(instances))
 	var wg sync.WaitGroup
 	for i, in := range instances {
@@ -53,21 +54,21 @@ func ask[T any](ctx context.Context, m *Members, f func(Source) ([]T, error)) ([
 		return nil, context.Cause(ctx)
 	}
 	var all []T
-	missing := 0
+	var missing []int
 	var first error
 	for i := range instances {
 		if errs[i] == nil {
 			all = append(all, answers[i]...)
 			continue
 		}
-		missing++
+		missing = append(missing, i)
 		if first == nil {
 			first = errs[i]
 		}
 		m.Log.Warn("an instance does not answer a query", "instance", instances[i].ID, "err", errs[i])
 	}
-	if missing >= max(1, m.Quorum) {
-		return nil, fmt.Errorf("%d of %d instances do not answer, so that entries may be missing: %w", missing, len(instances), first)
+	if !r.Readers(m.ReplicationFactor).Enough(missing) {
+		return nil, fmt.Errorf("%d of %d instances do not answer, so that entries may be missing: %w", len(missing), len(instances), first)
 	}
 	return all, nil
 }

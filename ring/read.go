@@ -23,7 +23,25 @@ type Readers struct {
 // is all of Instances.
 func (r *Ring) Readers(rf int) Readers {
 	rf = min(max(rf, 1), MaxReplicas)
-	return Readers{r: r, tolerate: rf / 2, perZone: r.depth[rf]}
+	return Readers{r: r, tolerate: rf / 2, perZone: r.mostOfAZone(rf)}
+}
+
+// mostOfAZone returns how many instances of one zone a replica set can have had,
+// when all members were ACTIVE: what is in memory may be from then.
+func (r *Ring) mostOfAZone(rf int) int {
+	size := map[string]int{}
+	for i := range r.instances {
+		size[r.instances[i].Zone]++
+	}
+	for most := 1; ; most++ {
+		got := 0
+		for _, n := range size {
+			got += min(most, n)
+		}
+		if got >= min(rf, len(r.instances)) {
+			return most
+		}
+	}
 }
 
 // Enough reports whether the answers are complete without those of the

@@ -134,6 +134,13 @@ func TestReaders(t *testing.T) {
 	f(three, 5, []int{0, 1, 2}, false)
 	f([]string{"a", "b"}, 3, []int{0}, true)
 
+	// When it was written others may have been ACTIVE.
+	few := members(3, names["letter"])
+	few[0].State, few[2].State = Joining, Leaving
+	if New(few).Readers(3).Enough([]int{1, 2}) {
+		t.Error("complete without two of three that had it")
+	}
+
 	// JOINING and LEAVING ones count, too.
 	list := members(4, names["letter"])
 	list[0].State, list[1].State = Joining, Leaving

@@ -102,7 +102,7 @@ func (s *Server) memory() query.Source {
 		return s.ingester
 	}
 	return &cluster.Members{
-		Ring: s.members, Quorum: s.cfg.Ring.ReplicationFactor/2 + 1, Log: s.log,
+		Ring: s.members, ReplicationFactor: s.cfg.Ring.ReplicationFactor, Log: s.log,
 		Source: func(in ring.Instance) (cluster.Source, error) {
 			if s.own(in) {
 				return s.ingester, nil

@@ -224,6 +224,9 @@ func (c Config) validateParts() (errs []error) {
 	case "consul":
 		f(!c.clustered() || c.Storage.Type != "filesystem", "storage.type: with ring.store=consul all processes share a store; filesystem is within data-dir")
 		f(!c.clustered() || !c.ingests() || c.Server.GRPCListen != "", "server.grpc-listen: an ingester must be reached by gRPC")
+		f(!c.clustered() || !c.ingests() || c.Ring.Consul.LeavingTimeout > c.Server.ShutdownTimeout,
+			"ring.consul.leaving-timeout: an instance must be a member for as long as its end may take: %v is not more than server.shutdown-timeout, %v",
+			c.Ring.Consul.LeavingTimeout, c.Server.ShutdownTimeout)
 		for _, err := range c.Ring.InConsul().Validate() {
 			errs = append(errs, fmt.Errorf("ring.consul.%w", err))
 		}

@@ -12,16 +12,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/loki-go/loki-go/ring"
 )
 
 // ops is what the operational endpoints show and do.
 type ops struct {
 	ready    func() error
 	services func() []service
-	config   func() []byte          // effective settings as YAML, secrets masked
-	members  func() []ring.Instance // nil in a process without a ring
+	config   func() []byte // effective settings as YAML, secrets masked
+	ring     http.Handler  // nil in a process without a ring
 	// The next two are nil in a process without an ingester.
 	flush func(ctx context.Context, wait bool) error
 	// shutdown begins the end of the process and returns when pushes have
@@ -42,8 +40,8 @@ func (o *ops) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /ready", o.serveReady)
 	mux.HandleFunc("GET /config", o.serveConfig)
 	mux.HandleFunc("GET /services", o.serveServices)
-	if o.members != nil {
-		mux.HandleFunc("GET /ring", o.serveRing)
+	if o.ring != nil {
+		mux.Handle("GET /ring", o.ring)
 	}
 	if o.flush != nil {
 		mux.Handle("POST /flush", own.Handler(http.HandlerFunc(o.serveFlush)))
@@ -77,20 +75,6 @@ func (o *ops) serveServices(w http.ResponseWriter, _ *http.Request) {
 	for _, s := range o.services() {
 		fmt.Fprintf(w, "%s => %s %s\n", s.Name, s.State, s.Address)
 	}
-}
-
-func (o *ops) serveRing(w http.ResponseWriter, _ *http.Request) {
-	type instance struct {
-		ID    string     `json:"id"`
-		Addr  string     `json:"address"`
-		Zone  string     `json:"zone"`
-		State ring.State `json:"state"`
-	}
-	list := []instance{}
-	for _, in := range o.members() {
-		list = append(list, instance{in.ID, in.Addr, in.Zone, in.State})
-	}
-	writeJSON(w, map[string]any{"instances": list})
 }
 
 func (o *ops) serveLevel(w http.ResponseWriter, _ *http.Request) {

@@ -30,6 +30,7 @@ import (
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/ring"
+	"github.com/loki-go/loki-go/ring/status"
 	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/compactor"
 )
@@ -290,13 +291,21 @@ func listenerAddr(l net.Listener) string {
 func (s *Server) ops() *ops {
 	o := &ops{
 		ready: s.Ready, services: s.services, config: s.d.Settings,
-		members: func() []ring.Instance { return s.members.Current().Instances() },
-		level:   s.d.Level, metrics: s.d.Registry, log: s.log,
+		ring:  status.New(s.members, status.Options{ReplicationFactor: s.cfg.Ring.ReplicationFactor, Self: s.selfID()}),
+		level: s.d.Level, metrics: s.d.Registry, log: s.log,
 	}
 	if s.ingester != nil {
 		o.flush, o.shutdown = s.ingester.Flush, s.requestShutdown
 	}
 	return o
+}
+
+// selfID is the name of this instance in the ring, if it is in it.
+func (s *Server) selfID() string {
+	if s.ingester == nil {
+		return ""
+	}
+	return s.self.ID
 }
 
 func (s *Server) services() []service {
