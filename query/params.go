@@ -17,6 +17,11 @@ const (
 	maxPoints    = 11000 // steps in a range, Loki's bound
 )
 
+var (
+	errStep   = badRequest("zero or negative query resolution step widths are not accepted. Try a positive integer")
+	errPoints = badRequest("exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step parameter")
+)
+
 // parseTime reads a time in one of Loki's notations: integer nanoseconds (of
 // more than ten digits; else seconds), seconds with a fraction, RFC 3339.
 func parseTime(s string, def int64) (int64, error) {
@@ -114,10 +119,10 @@ func parseRange(form url.Values, now int64) (p rangeParams, err error) {
 		}
 	}
 	if p.step <= 0 {
-		return p, badRequest("zero or negative query resolution step widths are not accepted. Try a positive integer")
+		return p, errStep
 	}
 	if length/uint64(p.step) > maxPoints {
-		return p, badRequest("exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step parameter")
+		return p, errPoints
 	}
 	if s := form.Get("interval"); s != "" {
 		if p.interval, err = parseStep(s); err != nil {

@@ -19,7 +19,7 @@
 // from the end. A limit takes the first entries of that order (if it cuts
 // through entries of one time, it may count an entry by another of its copies).
 //
-// # How a query runs
+// # How a log query runs
 //
 // The engine keeps the best entries that it has met, at most as many as the
 // limit, and visits blocks in the order of the best entry that each can hold.
@@ -28,6 +28,19 @@
 // see the raw lines in it, and only an entry that enters the collection is
 // copied: memory is bounded by the entries of the answer, however many streams
 // and blocks overlap, and a line that does not match costs no allocation.
+//
+// Stages behind the line filters see an entry where it lies, too. What they make
+// of it is thrown away: the entries that are chosen go through them once more.
+//
+// # How a metric query runs
+//
+// Package metric evaluates the expression step by step and asks for samples;
+// cursor takes them from the blocks of one stream after the other, each block
+// when its time comes. Of a block only its samples are kept, and those are given
+// up when no other block can have one before them. Copies of an entry are known
+// by a hash of line and metadata among those of one time.
+//
+// # Failures
 //
 // A block that cannot be loaded fails the query; nothing is left out silently.
 // The context is checked between blocks and within large ones.

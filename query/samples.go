@@ -38,6 +38,14 @@ func (e *Engine) RunMetric(ctx context.Context, r MetricRequest) (*MetricResult,
 	if err := checkLength(lim, r.Start, r.End); err != nil {
 		return nil, err
 	}
+	if r.End > r.Start {
+		if r.Step <= 0 {
+			return nil, errStep
+		}
+		if (uint64(r.End)-uint64(r.Start))/uint64(r.Step) > maxPoints+2 { // the ends may have been aligned
+			return nil, errPoints
+		}
+	}
 	if longest, _ := logql.MaxInterval(r.Query); lim.MaxQueryRange > 0 && longest > lim.MaxQueryRange {
 		return nil, badRequest("[interval] value exceeds limit: [%s] > [%s]", logql.FormatDuration(longest), logql.FormatDuration(lim.MaxQueryRange))
 	}

@@ -65,6 +65,9 @@ func FormatBytes(n uint64) string {
 
 // formatBytes is FormatBytes, as Loki prints queries, if nothing is lost by it.
 func formatBytes(n uint64) string {
+	if n == 0 {
+		return "00B" // 0B begins a binary number
+	}
 	short := FormatBytes(n)
 	if back, err := ParseBytes(short); err != nil || back != n || strings.HasSuffix(short, "EB") { // not a unit in queries
 		return strconv.FormatUint(n, 10) + "B"

@@ -215,7 +215,16 @@ func simpleConcat(subs []*syntax.Regexp) bool {
 }
 
 func (c *NumberCond) String() string {
-	return c.Name + string(c.Op) + strconv.FormatFloat(c.Value, 'f', -1, 64)
+	return c.Name + string(c.Op) + number(c.Value, strconv.FormatFloat(c.Value, 'f', -1, 64))
+}
+
+// number returns the text of a number, but for -0, which would read as a
+// duration.
+func number(v float64, text string) string {
+	if v == 0 && math.Signbit(v) {
+		return "-00"
+	}
+	return text
 }
 
 func (c *DurationCond) String() string { return c.Name + string(c.Op) + c.Value.String() }
@@ -355,7 +364,7 @@ func (e *BinaryOp) write(p *printer) {
 	p.add(")")
 }
 
-func (e *Number) String() string   { return fmt.Sprint(e.Value) }
+func (e *Number) String() string   { return number(e.Value, fmt.Sprint(e.Value)) }
 func (e *Number) write(p *printer) { p.add(e.String()) }
 func (e *Vector) write(p *printer) { p.add(e.String()) }
 
