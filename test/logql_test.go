@@ -253,24 +253,26 @@ func parseLogqlCase(t *testing.T, line string, start int64) logqlCase {
 
 func readLogqlCases(t *testing.T, start int64) (cases []logqlCase) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", "logql.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	known := ""
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimSuffix(line, "\n")
-		switch {
-		case line == "" || line[0] == '#':
-			continue
-		case line[0] == '!':
-			known = strings.TrimSpace(line[1:])
-			continue
+	for _, file := range []string{"logql.txt", "logql_random.txt"} {
+		b, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
 		}
-		c := parseLogqlCase(t, line, start)
-		c.known = known
-		known = ""
-		cases = append(cases, c)
+		for line := range strings.Lines(string(b)) {
+			line = strings.TrimSuffix(line, "\n")
+			switch {
+			case line == "" || line[0] == '#':
+				continue
+			case line[0] == '!':
+				known = strings.TrimSpace(line[1:])
+				continue
+			}
+			c := parseLogqlCase(t, line, start)
+			c.known = known
+			known = ""
+			cases = append(cases, c)
+		}
 	}
 	return cases
 }
