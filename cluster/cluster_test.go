@@ -412,6 +412,7 @@ type memBlock struct {
 
 func (b memBlock) Bounds() (int64, int64) { return b.from, b.to }
 func (b memBlock) NumEntries() int        { return 3 }
+func (b memBlock) Size() int64            { return int64(len(b.content)) }
 func (b memBlock) Load(dst []byte) ([]byte, []string, error) {
 	if b.err != nil {
 		return nil, nil, b.err
@@ -469,7 +470,7 @@ func TestSelect(t *testing.T) {
 			if want := fmt.Sprintf("before content %s.%d", n, k); err != nil || string(content) != want || !slices.Equal(symbols, []string{"a", fmt.Sprint(k)}) {
 				t.Fatalf("%q, %q, %v; want %q", content, symbols, err, want)
 			}
-			if from, to := b.Bounds(); fmt.Sprint(from) != n || to != from+int64(k) || b.NumEntries() != 3 {
+			if from, to := b.Bounds(); fmt.Sprint(from) != n || to != from+int64(k) || b.NumEntries() != 3 || b.(sized).Size() != int64(len(content)-len("before ")) {
 				t.Fatalf("bounds %d, %d", from, to)
 			}
 		}

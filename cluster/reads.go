@@ -55,7 +55,11 @@ func sendSeries(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb
 		st := &ingestpb.SelectedStream{Labels: series[i].Labels.String()}
 		for _, b := range series[i].Blocks {
 			from, to := b.Bounds()
-			st.Blocks = append(st.Blocks, &ingestpb.SelectedBlock{MinTime: from, MaxTime: to, Entries: uint32(b.NumEntries())})
+			block := &ingestpb.SelectedBlock{MinTime: from, MaxTime: to, Entries: uint32(b.NumEntries())}
+			if s, ok := b.(sized); ok {
+				block.Size = s.Size()
+			}
+			st.Blocks = append(st.Blocks, block)
 			all = append(all, b)
 		}
 		msg.Streams = append(msg.Streams, st)
@@ -69,6 +73,9 @@ func sendSeries(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb
 	msg.Done = true
 	return all, stream.Send(msg)
 }
+
+// sized is a block that knows how large it is.
+type sized interface{ Size() int64 }
 
 // serveLoads sends blocks that are asked for, until the client has enough.
 func (s *Server) serveLoads(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb.SelectResponse], blocks []chunk.BlockRef) error {

@@ -51,8 +51,13 @@ func (s *selected) series() ([]chunk.Series, error) {
 			}
 			series := chunk.Series{Labels: ls}
 			for _, b := range st.Blocks {
-				series.Blocks = append(series.Blocks, &remoteBlock{s: s, number: s.blocks, mint: b.MinTime, maxt: b.MaxTime, entries: int(b.Entries)})
+				block := remoteBlock{s: s, number: s.blocks, mint: b.MinTime, maxt: b.MaxTime, entries: int(b.Entries)}
 				s.blocks++
+				if b.Size > 0 {
+					series.Blocks = append(series.Blocks, &sizedBlock{block, b.Size})
+				} else {
+					series.Blocks = append(series.Blocks, &block)
+				}
 			}
 			out = append(out, series)
 		}
@@ -72,6 +77,15 @@ type remoteBlock struct {
 
 func (b *remoteBlock) Bounds() (int64, int64) { return b.mint, b.maxt }
 func (b *remoteBlock) NumEntries() int        { return b.entries }
+
+// sizedBlock is one of known size.
+type sizedBlock struct {
+	remoteBlock
+	size int64
+}
+
+// Size returns the bytes of the content.
+func (b *sizedBlock) Size() int64 { return b.size }
 
 // Load implements chunk.BlockRef.
 func (b *remoteBlock) Load(dst []byte) ([]byte, []string, error) {

@@ -25,7 +25,7 @@ func (i *Ingester) Select(ctx context.Context, tenantID string, ms []*labels.Mat
 			inChunk := func(c *openChunk) {
 				for _, b := range c.blocks {
 					if b.mint < through && b.maxt >= from {
-						refs = append(refs, &blockRef{i: i, c: c, b: b, mint: b.mint, maxt: b.maxt, entries: int(b.entries)})
+						refs = append(refs, &blockRef{i: i, c: c, b: b, mint: b.mint, maxt: b.maxt, entries: int(b.entries), size: b.size})
 					}
 				}
 			}
@@ -119,10 +119,14 @@ type blockRef struct {
 	b          *block
 	mint, maxt int64
 	entries    int
+	size       int
 }
 
 func (r *blockRef) Bounds() (int64, int64) { return r.mint, r.maxt }
 func (r *blockRef) NumEntries() int        { return r.entries }
+
+// Size returns the bytes of the content.
+func (r *blockRef) Size() int64 { return int64(r.size) }
 
 func (r *blockRef) Load(dst []byte) ([]byte, []string, error) {
 	st := r.c.stream
@@ -156,6 +160,9 @@ type headRef struct {
 
 func (r *headRef) Bounds() (int64, int64) { return r.mint, r.maxt }
 func (r *headRef) NumEntries() int        { return r.entries }
+
+// Size returns the bytes of the content.
+func (r *headRef) Size() int64 { return int64(r.n) }
 
 func (r *headRef) Load(dst []byte) ([]byte, []string, error) {
 	h := r.h

@@ -41,6 +41,8 @@ type Limits struct {
 	OutOfOrderHorizon                 Horizon       `yaml:"out-of-order-horizon" help:"how far behind their stream's newest late entries may be: auto (reject-old-samples-max-age), a duration, or 0 for Loki's rule"`
 	BlockIngestionUntil               Time          `yaml:"block-ingestion-until" help:"refuse all pushes until this time (RFC 3339)"`
 	MaxQueryLength                    time.Duration `yaml:"max-query-length" help:"longest time range of a query; 0 switches the limit off"`
+	MaxQueryRange                     time.Duration `yaml:"max-query-range" help:"longest interval of a metric query, as in rate({...}[1h]); 0 switches the limit off"`
+	MaxQuerySeries                    int           `yaml:"max-query-series" help:"most series that a metric query may return; 0 switches the limit off"`
 	MaxEntriesLimitPerQuery           int           `yaml:"max-entries-limit-per-query" help:"most entries that a query may ask for; 0 switches the limit off"`
 	QueryTimeout                      time.Duration `yaml:"query-timeout" help:"longest duration of a query"`
 	MaxChunksPerQuery                 int           `yaml:"max-chunks-per-query" help:"most stored chunks that a query may match; 0 switches the limit off"`
@@ -74,6 +76,7 @@ func Default() Limits {
 		UnorderedWrites:                   true,
 		OutOfOrderHorizon:                 HorizonAuto,
 		MaxQueryLength:                    721 * time.Hour,
+		MaxQuerySeries:                    500,
 		MaxEntriesLimitPerQuery:           5000,
 		QueryTimeout:                      time.Minute,
 		MaxChunksPerQuery:                 2_000_000,
@@ -133,6 +136,8 @@ func (l Limits) Validate() []error {
 	notNegative("max-structured-metadata-size", float64(l.MaxStructuredMetadataSize))
 	notNegative("max-structured-metadata-entries-count", float64(l.MaxStructuredMetadataEntriesCount))
 	notNegative("max-query-length", float64(l.MaxQueryLength))
+	notNegative("max-query-range", float64(l.MaxQueryRange))
+	notNegative("max-query-series", float64(l.MaxQuerySeries))
 	notNegative("max-entries-limit-per-query", float64(l.MaxEntriesLimitPerQuery))
 	positive("query-timeout", int64(l.QueryTimeout))
 	notNegative("max-chunks-per-query", float64(l.MaxChunksPerQuery))

@@ -201,9 +201,10 @@ func (s *Server) ingesterLimits(id string) ingester.Limits {
 
 func (s *Server) queryLimits(id string) query.Limits {
 	l := s.limits.For(id)
-	q := query.DefaultLimits() // for what has no setting
-	q.MaxEntries, q.MaxQueryLength, q.QueryTimeout = l.MaxEntriesLimitPerQuery, l.MaxQueryLength, l.QueryTimeout
-	return q
+	return query.Limits{
+		MaxEntries: l.MaxEntriesLimitPerQuery, MaxQueryLength: l.MaxQueryLength, MaxQueryRange: l.MaxQueryRange,
+		MaxQuerySeries: l.MaxQuerySeries, QueryTimeout: l.QueryTimeout,
+	}
 }
 
 // distribute makes the gateway.

@@ -1141,6 +1141,7 @@ type SelectedBlock struct {
 	MinTime       int64                  `protobuf:"varint,1,opt,name=min_time,json=minTime,proto3" json:"min_time,omitempty"` // of the entries, in nanoseconds
 	MaxTime       int64                  `protobuf:"varint,2,opt,name=max_time,json=maxTime,proto3" json:"max_time,omitempty"`
 	Entries       uint32                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // of the content in bytes; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1192,6 +1193,13 @@ func (x *SelectedBlock) GetMaxTime() int64 {
 func (x *SelectedBlock) GetEntries() uint32 {
 	if x != nil {
 		return x.Entries
+	}
+	return 0
+}
+
+func (x *SelectedBlock) GetSize() int64 {
+	if x != nil {
+		return x.Size
 	}
 	return 0
 }
@@ -1382,11 +1390,12 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\x05block\x18\x03 \x01(\v2\x1f.loki_go.ingest.v1.BlockContentR\x05block\"b\n" +
 	"\x0eSelectedStream\x12\x16\n" +
 	"\x06labels\x18\x01 \x01(\tR\x06labels\x128\n" +
-	"\x06blocks\x18\x02 \x03(\v2 .loki_go.ingest.v1.SelectedBlockR\x06blocks\"_\n" +
+	"\x06blocks\x18\x02 \x03(\v2 .loki_go.ingest.v1.SelectedBlockR\x06blocks\"s\n" +
 	"\rSelectedBlock\x12\x19\n" +
 	"\bmin_time\x18\x01 \x01(\x03R\aminTime\x12\x19\n" +
 	"\bmax_time\x18\x02 \x01(\x03R\amaxTime\x12\x18\n" +
-	"\aentries\x18\x03 \x01(\rR\aentries\"X\n" +
+	"\aentries\x18\x03 \x01(\rR\aentries\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\"X\n" +
 	"\fBlockContent\x12\x18\n" +
 	"\acontent\x18\x01 \x01(\fR\acontent\x12\x18\n" +
 	"\asymbols\x18\x02 \x03(\tR\asymbols\x12\x14\n" +
