@@ -182,8 +182,10 @@ func TestGateReportsTheEndOfAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g gate
 		g.init(4)
-		if g.report(false) || g.report(false) || g.report(true) {
-			t.Error("two failures are taken for an outage")
+		for _, ok := range []bool{false, false, true} {
+			if g.report(ok) {
+				t.Error("two failures are taken for an outage")
+			}
 		}
 		for range outage {
 			g.report(false)

@@ -41,8 +41,10 @@ func TestShapes(t *testing.T) {
 				n := strings.Count(shape, "%s")
 				values := make([]any, n)
 				for k := range values {
-					values[k] = [...]string{`""`, `"/"`, `"/web"`, `"v"`, `"w"`, `"w"`, `"w"`, `7`, `true`, `"é"`,
-						fmt.Sprintf("%q", strings.Repeat("long ", rnd.Intn(20)))}[rnd.Intn(11)]
+					values[k] = [...]string{
+						`""`, `"/"`, `"/web"`, `"v"`, `"w"`, `"w"`, `"w"`, `7`, `true`, `"é"`,
+						fmt.Sprintf("%q", strings.Repeat("long ", rnd.Intn(20))),
+					}[rnd.Intn(11)]
 				}
 				src := fmt.Sprintf(shape, values...)
 				rec := parse(t, src)

@@ -329,7 +329,7 @@ func FuzzMerge(f *testing.F) {
 		var streamed bytes.Buffer
 		if streamErr == nil {
 			_, _, streamErr = MergeTo(&streamed, []Source{{Stream: st}, {Reader: other}}, nil)
-			_ = st.Check()
+			streamErr = errors.Join(streamErr, st.Check())
 		}
 		rd, err := NewReader(b)
 		if err != nil {
@@ -342,6 +342,9 @@ func FuzzMerge(f *testing.F) {
 		merged, err := NewReader(out)
 		if err != nil || merged.Info() != info {
 			t.Fatalf("merged file: %v", err)
+		}
+		if streamErr == nil && !bytes.Equal(streamed.Bytes(), out) {
+			t.Fatal("merged as a stream, it is another file")
 		}
 		_ = Source{Reader: merged}.Each(func(labels.Labels, uint64, []ChunkMeta) error { return nil })
 	})
