@@ -24,8 +24,9 @@ type Spec struct {
 	Batch    int   // bytes of lines in one request
 	Conns    int
 	Seed     uint64
-	Each     int   // lines of one stream in one request, when there are many streams; 0: 5
-	Start    int64 // time of the first line, ns; 0: a quarter of an hour ago
+	Each     int    // lines of one stream in one request, when there are many streams; 0: 5
+	Start    int64  // time of the first line, ns; 0: a quarter of an hour ago
+	App      string // the one program that writes, of loglines; empty: all of them in turn
 }
 
 // Batch is one encoded request.
@@ -60,17 +61,23 @@ type maker struct {
 	line    []byte
 	left    int64 // bytes
 	seq     uint64
+	app     int // the one program; -1: all
 }
 
 func newMaker(s Spec, conn int) *maker {
-	m := &maker{spec: s, conn: conn, gen: loglines.New(s.Seed + uint64(conn)), left: s.Bytes / int64(s.Conns), ts: s.Start}
+	m := &maker{spec: s, conn: conn, gen: loglines.New(s.Seed + uint64(conn)), left: s.Bytes / int64(s.Conns), ts: s.Start, app: -1}
 	if m.ts == 0 {
 		m.ts = time.Now().Add(-15 * time.Minute).UnixNano()
 	}
 	// The lines spread over five minutes; odd, so that no two are equal in time.
 	m.step = max(1, int64(5*time.Minute)/(s.Bytes/200+1)) | 1
+	for i := range loglines.Apps() {
+		if loglines.AppName(i) == s.App {
+			m.app = i
+		}
+	}
 	for i := conn; i < s.Streams; i += s.Conns {
-		app := loglines.AppName(i)
+		app := loglines.AppName(m.program(i))
 		m.streams = append(m.streams, testkit.Stream{Labels: []testkit.Pair{
 			{Name: "app", Value: app},
 			{Name: "instance", Value: fmt.Sprintf("%s-%05d", app, i)},
@@ -79,6 +86,14 @@ func newMaker(s Spec, conn int) *maker {
 		}})
 	}
 	return m
+}
+
+// program is the one that writes stream i.
+func (m *maker) program(i int) int {
+	if m.app >= 0 {
+		return m.app
+	}
+	return i
 }
 
 // batch returns the streams of the next batch, or nil at the end. They are
@@ -96,7 +111,7 @@ func (m *maker) batch() (streams []testkit.Stream, lines int, bytes int64) {
 	want := min(int64(m.spec.Batch), m.left)
 	for i := 0; bytes < want; i++ {
 		k := i % n
-		app := m.conn + (m.next+k)%len(m.streams)*m.spec.Conns
+		app := m.program(m.conn + (m.next+k)%len(m.streams)*m.spec.Conns)
 		m.ts += m.step
 		m.line = m.gen.AppendLine(m.line[:0], app, m.ts)
 		streams[k].Entries = append(streams[k].Entries, testkit.Entry{TS: m.ts, Line: string(m.line)})

@@ -265,7 +265,7 @@ func (r *Run) child(ctx context.Context, verb string, s Spec, extra ...string) *
 	args := append([]string{
 		verb, "-protocol=" + s.Protocol, "-streams=" + strconv.Itoa(s.Streams), "-bytes=" + strconv.FormatInt(s.Bytes, 10),
 		"-batch=" + strconv.Itoa(s.Batch), "-conns=" + strconv.Itoa(s.Conns), "-each=" + strconv.Itoa(s.Each), "-seed=" + strconv.FormatUint(s.Seed, 10),
-		"-start=" + strconv.FormatInt(s.Start, 10),
+		"-start=" + strconv.FormatInt(s.Start, 10), "-app=" + s.App,
 	}, extra...)
 	cmd := exec.CommandContext(ctx, r.Self[0], append(r.Self[1:len(r.Self):len(r.Self)], args...)...)
 	cmd.Stderr = os.Stderr
