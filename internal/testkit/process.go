@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,7 +78,8 @@ type Server struct {
 	bin    string
 	Dir    string
 	Args   []string
-	HTTP   string // host:port
+	Under  []string // what the command line begins with, if not with the program
+	HTTP   string   // host:port
 	GRPC   string
 	Fwd    string
 	cmd    *exec.Cmd
@@ -115,7 +117,8 @@ func (s *Server) Start() {
 		"-data-dir=" + s.Dir, "-server.http-listen=" + s.HTTP, "-server.grpc-listen=" + s.GRPC,
 		"-forward.listen=" + s.Fwd, "-otlp.grpc-listen=",
 	}, s.Args...)
-	cmd := exec.Command(s.bin, args...)
+	line := append(append(slices.Clone(s.Under), s.bin), args...)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = (*output)(s), (*output)(s)
 	// The process must not outlive a test binary that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
