@@ -70,6 +70,7 @@ type LogConfig struct {
 type ServerConfig struct {
 	HTTPConfig      `yaml:",inline"`
 	GRPCListen      string         `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
+	GRPCReflection  bool           `yaml:"grpc-reflection" help:"true: the gRPC server tells clients such as grpcurl which services it has"`
 	GRPCTLS         tlsconf.Server `yaml:"grpc-tls"`
 	ShutdownTimeout time.Duration  `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
 }
@@ -114,7 +115,7 @@ func DefaultConfig() Config {
 		Target:        "all",
 		DataDir:       "./data",
 		Log:           LogConfig{Level: "info", Format: "logfmt"},
-		Server:        ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", ShutdownTimeout: 5 * time.Minute},
+		Server:        ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", GRPCReflection: true, ShutdownTimeout: 5 * time.Minute},
 		LokiPush:      lokipush.DefaultConfig(),
 		Forward:       forward.DefaultConfig(),
 		JSON:          httpjson.DefaultConfig(),

@@ -24,7 +24,6 @@ import (
 	"github.com/loki-go/loki-go/plugins/lokipush"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/plugins/otlp"
-	"github.com/loki-go/loki-go/plugins/rawgrpc"
 	"github.com/loki-go/loki-go/plugins/syslog"
 	"github.com/loki-go/loki-go/query"
 )
@@ -80,6 +79,9 @@ func (s *Server) receive() error {
 	if s.gateway != nil {
 		steps = append(steps, s.lokiReceivers, s.recordReceivers, s.socketReceivers)
 	}
+	if s.front != nil {
+		steps = append(steps, s.frontReceiver)
+	}
 	for _, f := range steps {
 		if err := f(mux); err != nil {
 			return err
@@ -95,26 +97,11 @@ func (s *Server) authenticate() (err error) {
 	if s.peers != nil {
 		cfg.Exempt = append(slices.Clone(cfg.Exempt), cluster.Methods()...)
 	}
+	if slices.Contains(cfg.Exempt, "/ready") {
+		cfg.Exempt = append(slices.Clone(cfg.Exempt), healthMethods...) // the same over gRPC
+	}
 	if s.auth, err = auth.New(auth.Deps{Log: s.log, Metrics: s.d.Registry}, cfg); err != nil {
 		return fmt.Errorf("auth.users-file: %w", err)
-	}
-	return nil
-}
-
-// newGRPC makes the gRPC server, if there is anybody to answer.
-func (s *Server) newGRPC() error {
-	if s.grpcListener == nil {
-		return nil
-	}
-	tls, err := grpcTLS(s.cfg.Server.GRPCTLS, s.log)
-	if err != nil {
-		return fmt.Errorf("server.grpc-tls: %w", err)
-	}
-	opts := append(s.cfg.GRPCPush.ServerOptions(), rawgrpc.ServerOption(), grpc.WaitForHandlers(true))
-	opts = append(opts, tls...)
-	s.grpc = grpc.NewServer(append(opts, s.grpcAuth()...)...)
-	if s.peers != nil {
-		s.peers.Register(s.grpc)
 	}
 	return nil
 }

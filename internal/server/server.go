@@ -57,6 +57,7 @@ type Server struct {
 	compactor *compactor.Compactor // nil: none here
 	ingester  *ingester.Ingester
 	gateway   *gateway.Gateway
+	front     *gateway.Gateway // of an ingester, for Loki's distributors; nil: they are not served
 	members   ring.Membership
 	pool      *cluster.Pool   // nil: there are no other processes
 	peers     *cluster.Server // nil: none asks this process
@@ -72,6 +73,8 @@ type Server struct {
 	grpcListener net.Listener
 
 	leaving  atomic.Bool
+	draining chan struct{}  // closed when leaving is set
+	streams  sync.WaitGroup // handlers of endStreams
 	failed   chan error
 	asked    chan struct{} // closed when a client asks for the end
 	askOnce  sync.Once
@@ -92,7 +95,7 @@ type Server struct {
 func Open(cfg Config, d Deps) (*Server, error) {
 	s := &Server{
 		cfg: cfg, d: d, log: d.Log,
-		failed: make(chan error, 1), asked: make(chan struct{}), drained: make(chan struct{}),
+		failed: make(chan error, 1), asked: make(chan struct{}), drained: make(chan struct{}), draining: make(chan struct{}),
 	}
 	s.flush.Store(cfg.Ingester.FlushOnShutdown)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -112,7 +115,7 @@ func runFromEnd(list []func()) {
 }
 
 func (s *Server) open() error {
-	steps := []func() error{s.lock, s.listen, s.store, s.meet, s.distribute, s.receive, s.serve}
+	steps := []func() error{s.lock, s.listen, s.store, s.meet, s.distribute, s.makeFront, s.receive, s.serve}
 	if s.cfg.Target == targetCompactor {
 		steps = []func() error{s.listen, s.compact, s.operate, s.serveCompactor}
 	}
@@ -365,6 +368,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) shutdown(ctx context.Context) error {
 	begin := time.Now()
 	s.leaving.Store(true)
+	close(s.draining)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Server.ShutdownTimeout)
 	defer cancel()
 	var err error
@@ -383,6 +387,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 	s.http.Shutdown(last)
 	s.cancel()
 	s.wg.Wait()
+	s.streams.Wait()
 	runFromEnd(s.closes)
 	s.log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))
 	return err
@@ -404,8 +409,10 @@ func (s *Server) drain(ctx context.Context) error {
 	receivers.Wait()
 
 	var errs []error
-	if s.gateway != nil {
-		errs = append(errs, s.gateway.Close(ctx))
+	for _, g := range []*gateway.Gateway{s.gateway, s.front} {
+		if g != nil {
+			errs = append(errs, g.Close(ctx))
+		}
 	}
 	if s.ingester != nil {
 		s.setState(ctx, ring.Leaving)
