@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,12 +30,8 @@ type clusterOf struct {
 
 func newCluster(t *testing.T, ingesters int, args ...string) *clusterOf {
 	t.Helper()
-	c := &clusterOf{t: t, consul: consulserver.New(t), store: s3server.New(t, "logs")}
-	c.args = append([]string{
-		"-ring.store=consul", "-ring.consul.address=" + c.consul.Addr, "-ring.consul.session-ttl=2s",
-		"-ring.replication-factor=3", "-cluster.secret=of this test", "-gateway.replica-timeout=3s",
-	}, s3Bucket(c.store, "logs").Args...)
-	c.args = append(append(c.args, busy...), args...)
+	c := newServices(t)
+	c.args = slices.Concat(clusterArgs(c.consul.Addr), s3Bucket(c.store, "logs").Args, busy, args)
 	for range ingesters {
 		c.addIngester()
 	}
@@ -48,6 +45,20 @@ func newCluster(t *testing.T, ingesters int, args ...string) *clusterOf {
 	}
 	c.waitActive(ingesters)
 	return c
+}
+
+// newServices starts what a cluster needs.
+func newServices(t *testing.T) *clusterOf {
+	t.Helper()
+	return &clusterOf{t: t, consul: consulserver.New(t), store: s3server.New(t, "logs")}
+}
+
+// clusterArgs are settings of all processes of a cluster.
+func clusterArgs(consul string) []string {
+	return []string{
+		"-ring.store=consul", "-ring.consul.address=" + consul, "-ring.consul.session-ttl=2s",
+		"-ring.replication-factor=3", "-cluster.secret=of this test", "-gateway.replica-timeout=3s",
+	}
 }
 
 func (c *clusterOf) addIngester() *testkit.Server {
