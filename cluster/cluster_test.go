@@ -392,13 +392,51 @@ func TestPoolGenerations(t *testing.T) {
 	if _, err := p.Replica(in); err == nil {
 		t.Fatal("a connection to an earlier start")
 	}
-	p.Retain(ring.New(nil))
-	if len(p.conns) != 0 {
-		t.Fatal("a connection to an instance that left")
-	}
 	p.Close()
 	if _, err := p.Replica(in); err == nil {
 		t.Fatal("a connection after the end")
+	}
+}
+
+// TestPoolRetain: an instance that leaves the ring keeps its connection for a
+// while, and for good if it comes back.
+func TestPoolRetain(t *testing.T) {
+	f := &fake{}
+	in, _ := serve(t, f, DefaultConfig(), "127.0.0.1:0")
+	left := func(p *Pool) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.conns) == 0 && len(p.retired) == 0
+	}
+	nobody, all := ring.New(nil), ring.New([]ring.Instance{in})
+
+	p := newPool(t, DefaultConfig(), nil) // 30 s
+	c := replica(t, p, in)
+	for range 2 {
+		p.Retain(nobody)
+	}
+	if err := c.Push(t.Context(), batch(1, "x")); err != nil {
+		t.Errorf("a push that was under way when the instance left: %v", err)
+	}
+	p.Retain(all)
+	if left(p) || len(p.retired) != 0 || replica(t, p, in) != c {
+		t.Error("an instance that came back has another connection")
+	}
+	p.Retain(nobody)
+	p.Close()
+	if !left(p) {
+		t.Error("a connection after the end")
+	}
+
+	cfg := DefaultConfig()
+	cfg.QueryTimeout = time.Millisecond
+	p = newPool(t, cfg, nil)
+	replica(t, p, in)
+	p.Retain(nobody)
+	for deadline := time.Now().Add(10 * time.Second); !left(p); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("an instance that left still has a connection")
+		}
 	}
 }
 

@@ -26,14 +26,15 @@ type Pool struct {
 	dial []grpc.DialOption
 	m    *clientMetrics
 
-	mu     sync.Mutex
-	closed bool
-	conns  map[string]*conn // by instance
+	mu      sync.Mutex
+	closed  bool
+	conns   map[string]*conn      // by instance
+	retired map[*conn]*time.Timer // those of conns whose instance has left the ring; what ends them
 }
 
 // NewPool returns a Pool without connections. cfg must be valid.
 func NewPool(cfg Config, reg prometheus.Registerer) (*Pool, error) {
-	p := &Pool{cfg: cfg, conns: make(map[string]*conn)}
+	p := &Pool{cfg: cfg, conns: make(map[string]*conn), retired: make(map[*conn]*time.Timer)}
 	var err error
 	if p.m, err = newClientMetrics(reg); err != nil {
 		return nil, err
@@ -120,19 +121,46 @@ func (p *Pool) conn(in ring.Instance) (*conn, error) {
 
 // drop must be called under mu.
 func (p *Pool) drop(c *conn) {
+	p.keep(c)
 	delete(p.conns, c.in.ID)
 	p.m.connections.Set(float64(len(p.conns)))
 	c.close()
 }
 
-// Retain closes the connections to instances that are not in r.
+// Retain closes the connections to instances that are not in r, if they do not
+// come back within cluster.query-timeout: one that has left may still answer
+// what it was asked, and one that lost its place in the ring, but lives, enters
+// again. It must be called whenever the ring changes.
 func (p *Pool) Retain(r *ring.Ring) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, c := range p.conns {
-		if r.Find(id) < 0 {
-			p.drop(c)
+		switch {
+		case r.Find(id) >= 0:
+			p.keep(c)
+		case p.retired[c] == nil:
+			var t *time.Timer
+			t = time.AfterFunc(p.cfg.QueryTimeout, func() { p.expire(c, &t) })
+			p.retired[c] = t
 		}
+	}
+}
+
+// keep ends the retirement of c, if it is in one. It must be called under mu.
+func (p *Pool) keep(c *conn) {
+	if t := p.retired[c]; t != nil {
+		t.Stop()
+		delete(p.retired, c)
+	}
+}
+
+// expire drops c when the time of t has come, unless it has come back. t is to
+// be read under mu.
+func (p *Pool) expire(c *conn, t **time.Timer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retired[c] == *t {
+		p.drop(c)
 	}
 }
 
