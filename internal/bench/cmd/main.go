@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	fs.StringVar(&o.target, "target", "", "host:port of the server (load)")
 	fs.StringVar(&o.dir, "dir", "", "scratch directory; a temporary one if empty")
 	fs.StringVar(&o.binary, "binary", "bin/loki-go", "the server to measure (run)")
-	fs.StringVar(&o.only, "only", "100,10000,forward,json,idle", "what to measure (run); besides these: index, query, logql")
+	fs.StringVar(&o.only, "only", "100,10000,forward,json,idle", "what to measure (run); besides these: index, query, logql, cluster")
 	fs.IntVar(&o.idle, "idle-streams", 100_000, "streams with one line each (run)")
 	fs.Int64Var(&o.smaller, "mapped-bytes", 0, "bytes of lines for forward and json; 0 is as many as -bytes (run)")
 	o.storageOptions.flags(fs)

@@ -22,7 +22,7 @@ type storageOptions struct {
 func (o *storageOptions) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.series, "index-series", 1_000_000, "streams of an index (run, index)")
 	fs.IntVar(&o.files, "files", 0, "number of the file, or of files (index-build, index-merge)")
-	fs.StringVar(&o.tools, "tools", "bin/tools", "directory of versitygw and loki (run, query, logql)")
+	fs.StringVar(&o.tools, "tools", "bin/tools", "directory of versitygw, loki and consul (run: query, logql, cluster)")
 	fs.Int64Var(&o.queryBytes, "query-bytes", 500_000_000, "bytes of lines to query (run, query)")
 	fs.Int64Var(&o.logqlBytes, "logql-bytes", 1_000_000_000, "bytes of lines of all programs, and of JSON, to query beside Loki (run, logql)")
 }
@@ -57,6 +57,11 @@ func (m *measurer) storage(ctx context.Context, wants func(string) bool) error {
 		spec := m.spec("loki", 100, m.o.logqlBytes)
 		if err := m.r.LogQL(ctx, spec, m.o.tools); err != nil {
 			return fmt.Errorf("logql: %w", err)
+		}
+	}
+	if wants("cluster") {
+		if err := m.r.Cluster(ctx, m.spec("loki", 100, m.o.spec.Bytes), m.o.tools); err != nil {
+			return fmt.Errorf("cluster: %w", err)
 		}
 	}
 	return nil
