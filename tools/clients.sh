@@ -12,7 +12,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 missing=""
 need() { dpkg -s "$1" >/dev/null 2>&1 || missing="$missing $1"; }
-for p in python3 python3-fluent-logger rsyslog rsyslog-gnutls rsyslog-openssl rsyslog-elasticsearch bsdutils memcached redis-server chromium fonts-dejavu-core; do need $p; done
+for p in python3 python3-fluent-logger rsyslog rsyslog-gnutls rsyslog-openssl rsyslog-elasticsearch bsdutils iproute2 memcached redis-server chromium fonts-dejavu-core; do need $p; done
 command -v npm >/dev/null || missing="$missing nodejs npm"
 if [ -n "$missing" ]; then
 	apt-get update -q
