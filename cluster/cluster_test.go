@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -564,6 +565,42 @@ func TestSelectErrors(t *testing.T) {
 	if _, err := s.LabelSets(t.Context(), "t", nil, 0, 10); !errors.As(err, &e) || e.Reason != push.Replaying {
 		t.Fatalf("got %v", err)
 	}
+}
+
+// TestSelectLeft: package query is told when an instance goes away, and not when
+// the query itself has ended or a block is bad.
+func TestSelectLeft(t *testing.T) {
+	left := func(err error) bool {
+		var l interface{ InstanceLeft() }
+		return errors.As(err, &l)
+	}
+	f := func(what string, want bool, block0 error, do func(stop, cancel func())) {
+		t.Helper()
+		fk := &fake{series: seriesOf(1)}
+		bad := fk.series[0].Blocks[0].(memBlock)
+		bad.err = block0
+		fk.series[0].Blocks[0] = bad
+		in, stop := serve(t, fk, DefaultConfig(), "127.0.0.1:0")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		got, err := source(t, newPool(t, DefaultConfig(), nil), in).Select(ctx, "t", nil, 0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if do != nil {
+			do(stop, cancel)
+		}
+		if _, _, err := got[0].Blocks[0].Load(nil); err == nil || left(err) != want {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, _, err := got[0].Blocks[1].Load(nil); left(err) != want {
+			t.Errorf("%s, another block: %v", what, err)
+		}
+	}
+	f("the instance is killed", true, nil, func(stop, _ func()) { stop() })
+	f("the instance ends", true, fmt.Errorf("read: %w", os.ErrClosed), nil)
+	f("the query ends", false, nil, func(_, cancel func()) { cancel() })
+	f("a bad block", false, errors.New("bad checksum"), nil)
 }
 
 // fixed is a ring that does not change.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -109,7 +110,11 @@ func (s *Server) serveLoads(stream grpc.BidiStreamingServer[ingestpb.SelectReque
 			}
 			content := new(ingestpb.BlockContent)
 			var err error
-			if buf, content.Symbols, err = blocks[r.Load].Load(buf[:0]); err != nil {
+			buf, content.Symbols, err = blocks[r.Load].Load(buf[:0])
+			if errors.Is(err, fs.ErrClosed) {
+				return status.Error(codes.Unavailable, "the ingester is about to end")
+			}
+			if err != nil {
 				content.Symbols, content.Error = nil, text(err.Error())
 			} else {
 				content.Content = buf
@@ -206,7 +211,7 @@ type remote struct {
 // Select implements Source. The call lasts until ctx ends.
 func (r remote) Select(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) ([]chunk.Series, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &selected{timeout: r.c.cfg.QueryTimeout, cancel: cancel}
+	s := &selected{timeout: r.c.cfg.QueryTimeout, ctx: ctx, cancel: cancel}
 	stream, err := r.c.client.Select(ctx, grpc.MaxCallRecvMsgSize(maxAnswer))
 	if err == nil {
 		s.stream = stream

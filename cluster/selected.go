@@ -22,7 +22,8 @@ var errEnd = io.EOF
 type selected struct {
 	stream  grpc.BidiStreamingClient[ingestpb.SelectRequest, ingestpb.SelectResponse]
 	timeout time.Duration
-	cancel  context.CancelCauseFunc
+	ctx     context.Context         // of the query; the stream's ends with the instance, too
+	cancel  context.CancelCauseFunc // of ctx
 
 	mu     sync.Mutex
 	blocks uint32
@@ -97,6 +98,9 @@ func (b *remoteBlock) Load(dst []byte) ([]byte, []string, error) {
 	}
 	content, err := s.load(b.number)
 	if err != nil {
+		if !ended(s.ctx) {
+			err = &leftError{err}
+		}
 		s.err = fmt.Errorf("%w: %w", errSelection, err)
 		s.cancel(err)
 		return nil, nil, err
@@ -120,3 +124,20 @@ func (s *selected) load(number uint32) (*ingestpb.BlockContent, error) {
 	}
 	return msg.Block, nil
 }
+
+// ended reports whether the query has come to its end, by its own time or its
+// client's wish.
+func ended(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded)
+}
+
+// leftError is the error of a block whose instance does not answer any more.
+// Package query runs a query again that meets one.
+type leftError struct{ err error }
+
+func (e *leftError) Error() string { return e.err.Error() }
+func (e *leftError) Unwrap() error { return e.err }
+
+// InstanceLeft tells package query what kind of error it is.
+func (e *leftError) InstanceLeft() {}

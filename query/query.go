@@ -242,6 +242,10 @@ const streamShard = "__stream_shard__"
 // Run executes a log query. Errors are *RequestError, an error of the context,
 // or what a source reported.
 func (e *Engine) Run(ctx context.Context, r Request) (*Result, error) {
+	return again(ctx, func() (*Result, error) { return e.run(ctx, r) })
+}
+
+func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	lim := e.deps.Limits(r.Tenant)
 	if lim.MaxEntries > 0 && r.Limit > lim.MaxEntries {
 		return nil, badRequest("max entries limit per query exceeded, limit > max_entries_limit_per_query (%d > %d)", r.Limit, lim.MaxEntries)

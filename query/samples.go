@@ -34,6 +34,10 @@ type MetricResult struct {
 // RunMetric executes a metric query. Errors are those of Run, *metric.Error and
 // *logql.ParseError.
 func (e *Engine) RunMetric(ctx context.Context, r MetricRequest) (*MetricResult, error) {
+	return again(ctx, func() (*MetricResult, error) { return e.runMetric(ctx, r) })
+}
+
+func (e *Engine) runMetric(ctx context.Context, r MetricRequest) (*MetricResult, error) {
 	lim := e.deps.Limits(r.Tenant)
 	if err := checkLength(lim, r.Start, r.End); err != nil {
 		return nil, err
