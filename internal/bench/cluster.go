@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -27,8 +28,12 @@ const (
 type ClusterResult struct {
 	Single, Gateway Cost
 	Ingesters       []Cost
-	Load            LoadResult // of the cluster
-	Singly          LoadResult // of the single process
+	// Crowd is the mean of as many single processes at once as there are
+	// ingesters. Where cores are few, it shows by how much processes that share
+	// them make each other slower: all of a cluster's would not run on one machine.
+	Crowd  Cost
+	Load   LoadResult // of the cluster
+	Singly LoadResult // of the single process
 }
 
 // Cost is the CPU of a process, in seconds, until the last acknowledgement and
@@ -53,19 +58,23 @@ func (r ClusterResult) GatewayPart() float64 {
 // Factor returns the CPU of the cluster in parts of a single process's.
 func (r ClusterResult) Factor() float64 { return r.Total() / r.Single.Stored }
 
+// CrowdFactor is Factor on equal terms.
+func (r ClusterResult) CrowdFactor() float64 { return r.Total() / r.Crowd.Stored }
+
 func (r ClusterResult) print(run *Run) {
 	gb := float64(r.Load.Bytes) / 1e9
 	row := func(name string, c Cost) {
-		fmt.Fprintf(run.Out, "%-16s %7.2f %7.2f\n", name, c.Ingest/gb, c.Stored/gb)
+		fmt.Fprintf(run.Out, "%-18s %7.2f %7.2f\n", name, c.Ingest/gb, c.Stored/gb)
 	}
-	fmt.Fprintf(run.Out, "CPU s per GB of lines, Loki push, S3. ingest, +flush: until the last ack, and until all is stored.\n\n%-16s %7s %7s\n", "", "ingest", "+flush")
+	fmt.Fprintf(run.Out, "CPU s per GB of lines, Loki push, S3. ingest, +flush: until the last ack, and until all is stored.\n\n%-18s %7s %7s\n", "", "ingest", "+flush")
 	row("single process", r.Single)
+	row(fmt.Sprintf("%d of these at once", len(r.Ingesters)), r.Crowd)
 	row("gateway", r.Gateway)
 	for i, c := range r.Ingesters {
 		row(fmt.Sprintf("ingester %d", i), c)
 	}
-	fmt.Fprintf(run.Out, "gateway: %.2f of an ingester (goal: at most %.2f); cluster: %.2f x the single process (goal: at most %.2f)\n",
-		r.GatewayPart(), goalGateway, r.Factor(), goalCluster)
+	fmt.Fprintf(run.Out, "gateway: %.2f of an ingester (goal: at most %.2f); cluster: %.2f x the single process, %.2f x one of %d at once (goal: at most %.2f)\n",
+		r.GatewayPart(), goalGateway, r.Factor(), r.CrowdFactor(), len(r.Ingesters), goalCluster)
 	fmt.Fprintf(run.Out, "p50 %.1f ms, p99 %.1f ms, %d retries; single process: %.1f, %.1f, %d; load average: %s\n",
 		r.Load.P50, r.Load.P99, r.Load.Retries, r.Singly.P50, r.Singly.P99, r.Singly.Retries, loadAverage())
 }
@@ -90,6 +99,9 @@ func (r *Run) Cluster(ctx context.Context, spec Spec, tools string) error {
 	}
 	if err := r.replicated(ctx, spec, tools, &res); err != nil {
 		return err
+	}
+	if res.Crowd, err = r.crowd(ctx, spec, tools, len(res.Ingesters)); err != nil {
+		return fmt.Errorf("%d single processes: %w", len(res.Ingesters), err)
 	}
 	res.print(r)
 	return nil
@@ -127,6 +139,22 @@ func (r *Run) single(ctx context.Context, spec Spec, tools string) (Cost, LoadRe
 		return Cost{}, load, err
 	}
 	return costs[0], load, nil
+}
+
+// crowd measures n single processes at once, each with its own load, and returns
+// their mean.
+func (r *Run) crowd(ctx context.Context, spec Spec, tools string, n int) (mean Cost, err error) {
+	costs, errs := make([]Cost, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { costs[i], _, errs[i] = r.single(ctx, spec, tools) })
+	}
+	wg.Wait()
+	for _, c := range costs {
+		mean.Ingest += c.Ingest / float64(n)
+		mean.Stored += c.Stored / float64(n)
+	}
+	return mean, errors.Join(errs...)
 }
 
 func (r *Run) replicated(ctx context.Context, spec Spec, tools string, res *ClusterResult) error {
