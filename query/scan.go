@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
@@ -205,15 +206,33 @@ func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC333
 // passed over unseen.
 type hits struct {
 	content, needle []byte
+	rare            int // byte of needle from which on it is looked for
 	next            int // the first place not yet passed; -1: there is none
 }
 
 func newHits(content, needle []byte) hits {
 	h := hits{content: content, needle: needle}
 	if len(needle) > 0 {
-		h.next = bytes.Index(content, needle)
+		h.rare = logql.RareByte(needle[:max(len(needle)-2, 1)]) // what is looked for has three bytes, if it can
+		h.next = h.from(0)
 	}
 	return h
+}
+
+// from returns the first place at or behind i, -1 if there is none.
+func (h *hits) from(i int) int {
+	before, rest := h.needle[:h.rare], h.needle[h.rare:]
+	for i+len(h.needle) <= len(h.content) {
+		n := bytes.Index(h.content[i+h.rare:], rest)
+		if n < 0 {
+			return -1
+		}
+		if i += n; bytes.HasPrefix(h.content[i:], before) {
+			return i
+		}
+		i++
+	}
+	return -1
 }
 
 // in reports whether the text may be in content[:end], behind what was asked
@@ -225,11 +244,7 @@ func (h *hits) in(end int) bool {
 	if h.next < 0 || h.next >= end {
 		return false
 	}
-	if i := bytes.Index(h.content[end:], h.needle); i >= 0 {
-		h.next = end + i
-	} else {
-		h.next = -1
-	}
+	h.next = h.from(end)
 	return true
 }
 

@@ -197,13 +197,18 @@ type fold struct {
 
 func newFold(text []byte, re *regexp.Regexp) fold {
 	lower := bytes.ToLower(text)
-	f := fold{text: lower, re: re}
-	for i, c := range lower {
-		if frequency(c) < frequency(lower[f.at]) {
-			f.at = i
+	return fold{text: lower, at: RareByte(lower), re: re}
+}
+
+// RareByte returns the place of the byte of text that is least frequent in
+// logs.
+func RareByte(text []byte) (at int) {
+	for i, c := range text {
+		if frequency(c) < frequency(text[at]) {
+			at = i
 		}
 	}
-	return f
+	return at
 }
 
 // frequency ranks bytes by how often they are met in logs, roughly.

@@ -13,10 +13,11 @@ import (
 // a condition counts for what a parser finds even if another stage changes the
 // label in between.
 type hints struct {
-	none      bool     // no labels are wanted at all
-	required  []string // nil: all are
-	keepError bool     // the query asks for __error__
-	found_    map[string]struct{}
+	none      bool                // no labels are wanted at all
+	required  []string            // nil: all are
+	keepError bool                // the query asks for __error__
+	made      []string            // labels that stages have made, or the first of them
+	madeMore  map[string]struct{} // the others
 	conds     []condHint
 }
 
@@ -25,23 +26,39 @@ type condHint struct {
 	cond cond
 }
 
-// found notes that a stage has made a label.
+// maxMade is how many labels are looked for one by one.
+const maxMade = 32
+
+// found notes that a stage has made a label, which it had not before.
 func (h *hints) found(name string) {
-	if h.found_ == nil {
-		h.found_ = map[string]struct{}{}
+	if len(h.made) < maxMade {
+		h.made = append(h.made, name)
+		return
 	}
-	h.found_[name] = struct{}{}
+	if h.madeMore == nil {
+		h.madeMore = map[string]struct{}{}
+	}
+	h.madeMore[name] = struct{}{}
 }
 
 func (h *hints) reset() {
-	if len(h.found_) > 0 {
-		clear(h.found_)
+	h.made = h.made[:0]
+	if len(h.madeMore) > 0 {
+		clear(h.madeMore)
 	}
 }
 
 // has reports whether a stage has made the label already.
 func (h *hints) has(name string) bool {
-	_, ok := h.found_[name]
+	for _, n := range h.made {
+		if n == name {
+			return true
+		}
+	}
+	if len(h.madeMore) == 0 {
+		return false
+	}
+	_, ok := h.madeMore[name]
 	return ok
 }
 
@@ -70,7 +87,7 @@ func (h *hints) nothing() bool { return h.none || h.complete() }
 
 // complete reports whether all that is required is there.
 func (h *hints) complete() bool {
-	if len(h.required) == 0 || len(h.found_) < len(h.required) {
+	if len(h.required) == 0 || len(h.made) < min(len(h.required), maxMade) {
 		return false
 	}
 	for _, r := range h.required {

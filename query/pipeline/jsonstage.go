@@ -70,10 +70,13 @@ func appendName(dst, key []byte) []byte {
 // jsonStage extracts all values but those in arrays, under the keys on the way
 // to them with underscores between.
 type jsonStage struct {
-	names   nameCache // of keys at the top
-	nested  nameCache // of whole names
-	prefix  []byte    // name of the object that is being read
-	blanks  []byte    // keys without escapes
+	names   nameCache          // of keys at the top
+	recent  [recentKeys]string // keys at the top that are names as they are
+	plain   bool               // the line has no escapes
+	ascii   bool               // the line is ASCII
+	nested  nameCache          // of whole names
+	prefix  []byte             // name of the object that is being read
+	blanks  []byte             // keys without escapes
 	depth   int
 	current *state
 	each    func(key, v []byte, kind jsonKind) error
@@ -93,7 +96,9 @@ func (j *jsonStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 		return line, true
 	}
 	j.prefix, j.blanks, j.current, j.depth = j.prefix[:0], j.blanks[:0], s, 0
-	switch err := object(line, &j.blanks, j.each); err {
+	t := newJSONText(line)
+	j.plain, j.ascii = t.plain, isASCII(line)
+	switch err := t.object(&j.blanks, j.each); err {
 	case nil, errEnough:
 	case errNoUse:
 		return line, false
@@ -128,7 +133,7 @@ func (j *jsonStage) object(key, v []byte) (err error) {
 		defer func() { j.keys = j.keys[:len(j.keys)-1] }()
 	}
 	if j.current.hints.wantsPrefix(j.prefix) {
-		err = object(v, &j.blanks, j.each)
+		err = jsonText{v, j.plain}.object(&j.blanks, j.each)
 	}
 	j.depth--
 	j.prefix = j.prefix[:n]
@@ -150,7 +155,7 @@ func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
 	s := j.current
 	var name string
 	if j.depth == 0 {
-		if name = j.names.name(key); name == "" {
+		if name = j.top(key); name == "" {
 			return nil
 		}
 	} else {
@@ -168,14 +173,33 @@ func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
 	if j.paths != nil {
 		j.paths[name] = append(slices.Clone(j.keys), string(key))
 	}
-	if kind == jsonString {
+	if kind == jsonString && !(j.plain && j.ascii) {
 		v = s.text(v)
 	}
-	s.set(name, v)
+	s.add(name, v)
 	if !s.hints.goOn(name, s) {
 		return errNoUse
 	}
 	return nil
+}
+
+const recentKeys = 128 // a power of two
+
+// top is names.name for a key at the top. The keys of a program are few, so
+// that most are found without a map.
+func (j *jsonStage) top(key []byte) string {
+	if len(key) == 0 {
+		return ""
+	}
+	slot := &j.recent[(len(key)<<4^int(key[0])^int(key[len(key)-1])<<3)%recentKeys]
+	if string(key) == *slot {
+		return *slot
+	}
+	name := j.names.name(key)
+	if string(key) == name {
+		*slot = name
+	}
+	return name
 }
 
 // suffixed returns the name that a label gets if its own is taken.
@@ -266,6 +290,7 @@ func (p *jsonPaths) report(i int, v []byte, kind jsonKind, err error) {
 // It does not care about commas, so that it finds what is there in a line that
 // is cut off.
 func (p *jsonPaths) scan(b []byte) {
+	t := newJSONText(b)
 	level, left := 0, len(p.paths)
 	for i := 0; i < len(b); i++ {
 		switch b[i] {
@@ -278,7 +303,7 @@ func (p *jsonPaths) scan(b []byte) {
 				p.report(-1, nil, 0, errMalformed)
 				return
 			}
-			n, end := p.array(b[i:], level)
+			n, end := p.array(jsonText{b[i:], t.plain}, level)
 			if end < 0 {
 				return
 			}
@@ -287,7 +312,7 @@ func (p *jsonPaths) scan(b []byte) {
 			}
 			i += end - 1
 		case '"':
-			end, escaped := stringEnd(b, i+1)
+			end, escaped := t.stringEnd(i + 1)
 			if end < 0 {
 				return
 			}
@@ -314,7 +339,7 @@ func (p *jsonPaths) scan(b []byte) {
 						continue
 					}
 					p.found[n] = true
-					v, kind, _, err := value(b, next+1)
+					v, kind, _, err := t.value(next + 1)
 					p.report(n, v, kind, err)
 					if left--; left == 0 {
 						return
@@ -345,10 +370,10 @@ func (p *jsonPaths) onPath(n, level int) bool {
 	return true
 }
 
-// array reports the values in the array that b begins with, and returns how
+// array reports the values in the array that t begins with, and returns how
 // many paths it settled, and where the array ends (-1: nowhere).
-func (p *jsonPaths) array(b []byte, level int) (settled, end int) {
-	end = blockEnd(b, 0)
+func (p *jsonPaths) array(t jsonText, level int) (settled, end int) {
+	end = t.blockEnd(0)
 	if end < 0 {
 		return 0, -1
 	}
@@ -360,28 +385,28 @@ func (p *jsonPaths) array(b []byte, level int) (settled, end int) {
 		if err != nil {
 			continue
 		}
-		v, kind, ok := element(b, want)
+		v, kind, ok := t.element(want)
 		if !ok {
 			continue
 		}
 		p.found[n] = true
 		settled++
-		if v, kind, ok = descend(v, kind, path[level+1:]); ok {
+		if v, kind, ok = descend(jsonText{v, t.plain}, kind, path[level+1:]); ok {
 			p.report(n, v, kind, nil)
 		}
 	}
 	return settled, end
 }
 
-// element returns the element of the array that b begins with.
-func element(b []byte, want int) (v []byte, kind jsonKind, ok bool) {
-	i := 1
+// element returns the element of the array that t begins with.
+func (t jsonText) element(want int) (v []byte, kind jsonKind, ok bool) {
+	b, i := t.b, 1
 	for n := 0; ; n++ {
 		j := blank(b, i)
 		if j < 0 || b[j] == ']' {
 			return nil, 0, false
 		}
-		v, kind, end, err := value(b, j)
+		v, kind, end, err := t.value(j)
 		if err != nil {
 			return nil, 0, false
 		}
@@ -396,7 +421,7 @@ func element(b []byte, want int) (v []byte, kind jsonKind, ok bool) {
 }
 
 // descend goes down a path from a value.
-func descend(v []byte, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
+func descend(t jsonText, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
 	for _, step := range path {
 		if strings.HasPrefix(step, "[") {
 			n, err := strconv.Atoi(strings.Trim(step, "[]"))
@@ -404,7 +429,7 @@ func descend(v []byte, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
 				return nil, 0, false
 			}
 			var ok bool
-			if v, kind, ok = element(v, n); !ok {
+			if t.b, kind, ok = t.element(n); !ok {
 				return nil, 0, false
 			}
 			continue
@@ -414,9 +439,9 @@ func descend(v []byte, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
 		}
 		var scratch []byte
 		found := false
-		err := object(v, &scratch, func(key, in []byte, k jsonKind) error {
+		err := t.object(&scratch, func(key, in []byte, k jsonKind) error {
 			if string(key) == step {
-				v, kind, found = in, k, true
+				t.b, kind, found = in, k, true
 				return errEnough
 			}
 			return nil
@@ -425,5 +450,5 @@ func descend(v []byte, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
 			return nil, 0, false
 		}
 	}
-	return v, kind, true
+	return t.b, kind, true
 }

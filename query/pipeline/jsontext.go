@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"encoding/binary"
 	"unicode/utf8"
 )
 
@@ -47,6 +48,25 @@ func blank(b []byte, i int) int {
 	return -1
 }
 
+// jsonText is JSON, of which is known whether there are no escapes in it.
+type jsonText struct {
+	b     []byte
+	plain bool
+}
+
+func newJSONText(b []byte) jsonText { return jsonText{b, bytes.IndexByte(b, '\\') < 0} }
+
+func (t jsonText) stringEnd(i int) (end int, escaped bool) {
+	if !t.plain {
+		return stringEnd(t.b, i)
+	}
+	n := bytes.IndexByte(t.b[i:], '"')
+	if n < 0 {
+		return -1, false
+	}
+	return i + n, false
+}
+
 // stringEnd returns the offset of the quote that ends the string whose text
 // begins at i, or -1, and whether there are escapes in it.
 func stringEnd(b []byte, i int) (end int, escaped bool) {
@@ -71,13 +91,14 @@ func stringEnd(b []byte, i int) (end int, escaped bool) {
 
 // blockEnd returns the offset behind the bracket that closes the one at i, or
 // -1.
-func blockEnd(b []byte, i int) int {
+func (t jsonText) blockEnd(i int) int {
+	b := t.b
 	open := b[i]
 	closing := open + 2 // ] and } are two behind [ and {
 	for level := 0; i < len(b); i++ {
 		switch b[i] {
 		case '"':
-			if i, _ = stringEnd(b, i+1); i < 0 {
+			if i, _ = t.stringEnd(i + 1); i < 0 {
 				return -1
 			}
 		case open:
@@ -93,24 +114,25 @@ func blockEnd(b []byte, i int) int {
 
 // value reads the value at or behind i. A string comes without its quotes, with
 // its escapes. End is the offset behind it.
-func value(b []byte, i int) (v []byte, kind jsonKind, end int, err error) {
+func (t jsonText) value(i int) (v []byte, kind jsonKind, end int, err error) {
+	b := t.b
 	if i = blank(b, i); i < 0 {
 		return nil, 0, 0, errMalformed
 	}
 	switch b[i] {
 	case '"':
-		end, _ := stringEnd(b, i+1)
+		end, _ := t.stringEnd(i + 1)
 		if end < 0 {
 			return nil, 0, 0, errString
 		}
 		return b[i+1 : end], jsonString, end + 1, nil
 	case '[':
-		if end = blockEnd(b, i); end < 0 {
+		if end = t.blockEnd(i); end < 0 {
 			return nil, 0, 0, errArray
 		}
 		return b[i:end], jsonArray, end, nil
 	case '{':
-		if end = blockEnd(b, i); end < 0 {
+		if end = t.blockEnd(i); end < 0 {
 			return nil, 0, 0, errObject
 		}
 		return b[i:end], jsonObject, end, nil
@@ -139,9 +161,10 @@ func endsToken(c byte) bool {
 	return false
 }
 
-// object calls f for the pairs of the object that b begins with. Keys come
+// object calls f for the pairs of the object that t begins with. Keys come
 // without escapes; they are in scratch if they had any. An error of f ends it.
-func object(b []byte, scratch *[]byte, f func(key, v []byte, kind jsonKind) error) error {
+func (t jsonText) object(scratch *[]byte, f func(key, v []byte, kind jsonKind) error) error {
+	b := t.b
 	i := blank(b, 0)
 	if i < 0 || b[i] != '{' {
 		return errObject
@@ -157,7 +180,7 @@ func object(b []byte, scratch *[]byte, f func(key, v []byte, kind jsonKind) erro
 		default:
 			return errObject
 		}
-		end, escaped := stringEnd(b, i+1)
+		end, escaped := t.stringEnd(i + 1)
 		if end < 0 {
 			return errMalformed
 		}
@@ -174,7 +197,7 @@ func object(b []byte, scratch *[]byte, f func(key, v []byte, kind jsonKind) erro
 		if i = blank(b, end+1); i < 0 || b[i] != ':' {
 			return errMalformed
 		}
-		v, kind, end, err := value(b, i+1)
+		v, kind, end, err := t.value(i + 1)
 		if err != nil {
 			return err
 		}
@@ -283,7 +306,7 @@ func (s *state) text(v []byte) []byte {
 
 // valid returns v with spaces in place of what is not UTF-8.
 func (s *state) valid(v []byte) []byte {
-	if !bytes.ContainsRune(v, utf8.RuneError) {
+	if isASCII(v) || !bytes.ContainsRune(v, utf8.RuneError) {
 		return v
 	}
 	at := len(s.arena)
@@ -297,4 +320,18 @@ func (s *state) valid(v []byte) []byte {
 		v = v[n:]
 	}
 	return s.written(at)
+}
+
+func isASCII(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b)&0x8080808080808080 != 0 {
+			return false
+		}
+	}
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }

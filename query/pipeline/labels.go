@@ -108,6 +108,15 @@ func (s *state) set(name string, value []byte) {
 		return
 	}
 	s.parsed = append(s.parsed, Label{name, value})
+	if !s.hints.has(name) {
+		s.hints.found(name)
+	}
+}
+
+// add is set for a label that no stage has made before.
+func (s *state) add(name string, value []byte) {
+	s.meta = remove(s.meta, name)
+	s.parsed = append(s.parsed, Label{name, value})
 	s.hints.found(name)
 }
 

@@ -189,7 +189,7 @@ func (l *logfmtStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 		if len(v) == 0 && !l.keepEmpty {
 			continue
 		}
-		s.set(name, v)
+		s.add(name, v)
 		if !s.hints.goOn(name, s) {
 			return line, false
 		}

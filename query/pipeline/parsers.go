@@ -104,7 +104,7 @@ func (u *unpack) run(_ int64, line []byte, s *state) ([]byte, bool) {
 	}
 	u.pairs, u.blanks = u.pairs[:0], u.blanks[:0]
 	entry, packed := line, false
-	err := object(line, &u.blanks, func(key, v []byte, kind jsonKind) error {
+	err := newJSONText(line).object(&u.blanks, func(key, v []byte, kind jsonKind) error {
 		if kind != jsonString {
 			return nil
 		}

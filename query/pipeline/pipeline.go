@@ -29,6 +29,7 @@ type user interface{ uses() []string }
 type Pipeline struct {
 	filter *logql.Filter // line filters in front of all other stages
 	stages []stage
+	musts  []must
 	state  state
 	line   []byte // of the last match
 }
@@ -44,7 +45,7 @@ func New(stages []logql.Stage) (*Pipeline, error) {
 }
 
 func compile(stages []logql.Stage) (*Pipeline, error) {
-	p := &Pipeline{filter: &logql.Filter{}}
+	p := &Pipeline{filter: &logql.Filter{}, musts: mustContain(stages)}
 	for i, st := range order(stages) {
 		f, ok := st.(*logql.LineFilters)
 		if !ok {
@@ -176,6 +177,9 @@ func (p *Pipeline) Meta(name, value string) {
 
 // Match runs the stages and reports whether the entry is kept.
 func (p *Pipeline) Match(ts int64, line []byte) bool {
+	if p.hopeless(line) {
+		return false
+	}
 	for _, st := range p.stages {
 		var ok bool
 		if line, ok = st.run(ts, line, &p.state); !ok {
