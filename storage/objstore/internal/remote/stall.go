@@ -36,6 +36,13 @@ func (b byProgress) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// CloseIdleConnections is for http.Client's method of that name.
+func (b byProgress) CloseIdleConnections() {
+	if c, ok := b.next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
 // progress is a body, each read of which has a deadline.
 type progress struct {
 	io.ReadCloser

@@ -38,6 +38,11 @@ func TestStalledAnswer(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		return string(body), err
 	}
+	var idle closer
+	(&http.Client{Transport: ByProgress(&idle)}).CloseIdleConnections()
+	if !idle {
+		t.Error("idle connections stay open")
+	}
 	if body, err := get("/"); err != nil || body != strings.Repeat("piece ", 8) {
 		t.Fatalf("%q, %v", body, err)
 	}
@@ -46,3 +51,8 @@ func TestStalledAnswer(t *testing.T) {
 		t.Fatalf("%q, %v", body, err)
 	}
 }
+
+type closer bool
+
+func (c *closer) CloseIdleConnections()                           { *c = true }
+func (c *closer) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("none") }
