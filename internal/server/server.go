@@ -383,7 +383,9 @@ func (s *Server) shutdown(ctx context.Context) error {
 	// flush had.
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancelLast()
-	s.query.Close() // connections that the HTTP server knows nothing of any more
+	if s.query != nil {
+		s.query.Close() // connections that the HTTP server knows nothing of any more
+	}
 	s.http.Shutdown(last)
 	s.cancel()
 	s.wg.Wait()
