@@ -378,7 +378,7 @@ func newChaos(t *testing.T) *chaos {
 	through := *c.clusterOf.store
 	through.URL = "http://" + c.net.Relay(strings.TrimPrefix(c.store.proxy.URL, "http://"))
 	c.args = slices.Concat(clusterArgs(c.net.Relay(c.consul.Addr)), s3Bucket(&through, "logs").Args, busy, manyEntries,
-		[]string{"-ring.consul.timeout=1s", "-ingester.index-interval=1s", "-ingester.flush-on-shutdown=true"})
+		[]string{"-ingester.index-interval=1s", "-ingester.flush-on-shutdown=true"})
 	for range 3 {
 		c.start("ingester")
 	}

@@ -188,7 +188,7 @@ func (c *client) createSession(ctx context.Context, name string) (string, error)
 
 // renewSession reports whether the session still lives.
 func (c *client) renewSession(ctx context.Context, id string) (alive bool, err error) {
-	ctx, cancel := c.deadline(ctx)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.renewTimeout())
 	defer cancel()
 	_, err = c.api.Raw().Write("/v1/session/renew/"+id, nil, nil, (&api.WriteOptions{}).WithContext(ctx))
 	if status(err) == http.StatusNotFound {

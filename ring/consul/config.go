@@ -116,6 +116,10 @@ func validID(id string) error {
 // renewEvery leaves two more attempts before the session can expire.
 func (c Config) renewEvery() time.Duration { return c.SessionTTL / 3 }
 
+// renewTimeout leaves time for another attempt when one gets no answer, as from a
+// Consul that has no leader.
+func (c Config) renewTimeout() time.Duration { return min(c.Timeout, c.SessionTTL/2) }
+
 // expiry is when a session that is not renewed is gone for sure: Consul waits
 // for twice the TTL.
 func (c Config) expiry() time.Duration { return 2 * c.SessionTTL }

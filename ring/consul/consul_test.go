@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,6 +91,31 @@ func TestEntersAgain(t *testing.T) {
 				t.Fatalf("metrics stay after Close: %v, %v", n, err)
 			}
 		})
+	}
+}
+
+// TestHungRenewal: a renewal that gets no answer is tried again before the session
+// can expire, however long other requests may take.
+func TestHungRenewal(t *testing.T) {
+	s := fakeconsul.New(t)
+	cfg := fakeConfig(s)
+	cfg.Timeout = time.Hour
+	var tried atomic.Int32
+	s.SetHook(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, "/v1/session/renew/") && tried.Add(1) == 1 {
+			<-r.Context().Done()
+			return true
+		}
+		return false
+	})
+	m := openFake(t, cfg, Deps{})
+	if err := m.Register(minute(t), active("a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another renewal", func() bool { return tried.Load() > 1 })
+	cfg.Timeout, cfg.SessionTTL = 5*time.Second, 15*time.Second
+	if got := cfg.renewTimeout(); got != 5*time.Second {
+		t.Errorf("a renewal may take %v, want what any request may", got)
 	}
 }
 
