@@ -3,6 +3,7 @@ package pipeline
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/loki-go/loki-go/internal/labels"
@@ -18,6 +19,7 @@ type Extractor struct {
 	unwrap  *logql.Unwrap
 	convert func(string) (float64, error)
 	filter  []cond
+	by      []string // labels to group by, sorted, if each can be looked up by itself
 }
 
 // NewExtractor compiles the log range of an aggregation. Outer is the grouping
@@ -66,8 +68,20 @@ func NewExtractor(e *logql.RangeAggregation, outer *logql.Grouping) (*Extractor,
 			x.group.Labels = append(slices.Clone(x.group.Labels), u.Label)
 		}
 	}
+	x.by = groupedBy(&x.group)
 	x.state.hints = newHints(hinting, use, &x.group, sample)
 	return x, nil
+}
+
+// groupedBy returns the labels that are kept, nil unless they are all ordinary
+// ones: errors and their details are not kept with the others.
+func groupedBy(g *Grouping) []string {
+	if g.none || g.Without || slices.ContainsFunc(g.Labels, func(n string) bool { return strings.HasPrefix(n, "__") }) {
+		return nil
+	}
+	by := slices.Clone(g.Labels)
+	slices.Sort(by)
+	return slices.Compact(by)
 }
 
 // withoutFormats leaves line_format out where nothing behind it reads the line.
@@ -160,6 +174,15 @@ func (x *Extractor) Labels() (ls []Label, failed string) {
 		}
 	case x.group.none:
 		return nil, ""
+	case len(x.by) > 0:
+		ls = s.temp[:0]
+		for _, n := range x.by {
+			if v, ok := s.get(n); ok {
+				ls = append(ls, Label{n, v})
+			}
+		}
+		s.temp = ls
+		return ls, ""
 	case !s.changed():
 		ls = x.grouped(s.base)
 	case len(x.group.Labels) == 0:

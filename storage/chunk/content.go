@@ -157,6 +157,9 @@ func uvarint(b []byte) (uint64, int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		return uint64(b[0]), 1
 	}
+	if len(b) > 1 && b[1] < 0x80 { // as the lengths of most lines
+		return uint64(b[0]&0x7f) | uint64(b[1])<<7, 2
+	}
 	return binary.Uvarint(b)
 }
 
