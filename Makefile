@@ -62,14 +62,16 @@ clients:
 # With FLUENT_BIT (and FLUENTD) naming their programs these are run, too.
 integration: tools clients build
 	LOKI_GO_TOOLS=$(CURDIR)/bin/tools NODE_PATH=$(CURDIR)/bin/tools/node_modules \
-		$(GO) test -count=1 -timeout 30m -tags integration ./test/... ./plugins/... ./storage/... ./ring/...
+		$(GO) test -count=1 -timeout 30m -tags integration ./test/... ./plugins/... ./storage/... ./ring/... ./internal/testkit/...
 
 # Kill the process 20 times under load, over and over until it fails or ROUNDS
 # are done.
 ROUNDS ?= 5
 chaos: tools clients build
 	LOKI_GO_TOOLS=$(CURDIR)/bin/tools $(GO) test -count=$(ROUNDS) -timeout 120m -tags integration -v \
-		-run 'Kill|PowerLoss|DiskFull|StoreFaults|StoreOutage|CacheFaults|Cluster' ./test/...
+		-run 'Kill|PowerLoss|DiskFull|StoreFaults|StoreOutage|CacheFaults|Cluster|Retries' ./test/...
+	LOKI_GO_TOOLS=$(CURDIR)/bin/tools LOKI_GO_CHAOS=$(ROUNDS) $(GO) test -count=1 -timeout 120m -tags integration -v \
+		-run 'Chaos' ./test/...
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
@@ -79,7 +81,8 @@ lint:
 	bin/tools/staticcheck ./...
 	@unformatted=$$(bin/tools/gofumpt -l $$(git ls-files '*.go' | grep -v 'pb\.go$$')); if [ -n "$$unformatted" ]; then echo "gofumpt would change: $$unformatted"; exit 1; fi
 
-# BENCH='-bytes=100000000 -only=100' makes it short.
+# BENCH='-bytes=100000000 -only=100' makes it short; -only=index, query, logql and
+# cluster measure more, for which some need `make tools`.
 BENCH ?=
 bench: build
 	$(GO) build -o bin/bench ./internal/bench/cmd

@@ -85,7 +85,7 @@ type sizedBlock struct {
 	size int64
 }
 
-// Size returns the bytes of the content.
+// Size returns about the bytes of lines and metadata.
 func (b *sizedBlock) Size() int64 { return b.size }
 
 // Load implements chunk.BlockRef.

@@ -125,8 +125,15 @@ type blockRef struct {
 func (r *blockRef) Bounds() (int64, int64) { return r.mint, r.maxt }
 func (r *blockRef) NumEntries() int        { return r.entries }
 
-// Size returns the bytes of the content.
-func (r *blockRef) Size() int64 { return int64(r.size) }
+// Size returns about the bytes of lines and metadata.
+func (r *blockRef) Size() int64 { return sizeOf(r.size, r.entries) }
+
+// sizeOf takes from the bytes of a content what is not of lines: the time and
+// the lengths of each entry.
+func sizeOf(content, entries int) int64 {
+	const each = 9 + 2 + 2
+	return int64(max(content-each*entries, 0))
+}
 
 func (r *blockRef) Load(dst []byte) ([]byte, []string, error) {
 	st := r.c.stream
@@ -161,8 +168,8 @@ type headRef struct {
 func (r *headRef) Bounds() (int64, int64) { return r.mint, r.maxt }
 func (r *headRef) NumEntries() int        { return r.entries }
 
-// Size returns the bytes of the content.
-func (r *headRef) Size() int64 { return int64(r.n) }
+// Size returns about the bytes of lines and metadata.
+func (r *headRef) Size() int64 { return sizeOf(r.n, r.entries) }
 
 func (r *headRef) Load(dst []byte) ([]byte, []string, error) {
 	h := r.h

@@ -1141,7 +1141,7 @@ type SelectedBlock struct {
 	MinTime       int64                  `protobuf:"varint,1,opt,name=min_time,json=minTime,proto3" json:"min_time,omitempty"` // of the entries, in nanoseconds
 	MaxTime       int64                  `protobuf:"varint,2,opt,name=max_time,json=maxTime,proto3" json:"max_time,omitempty"`
 	Entries       uint32                 `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
-	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // of the content in bytes; 0: unknown
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // about the bytes of lines and metadata; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
