@@ -23,6 +23,7 @@ type shape struct {
 	labels  []part // of the tuple, in its order
 	pairs   []part // of the metadata, in its order
 	texts   []byte // of parts that are no nodes
+	encoded []byte // the metadata as it is in entries, once it is known, if no value changes
 }
 
 // outline is a node without its value.
@@ -109,7 +110,7 @@ func (st *State) learn(rec *Record, in *Input, line int) {
 	}
 	sh := &s.known[s.oldest]
 	sh.nodes, sh.keys = sh.nodes[:0], sh.keys[:0]
-	sh.labels, sh.pairs, sh.texts = sh.labels[:0], sh.pairs[:0], sh.texts[:0]
+	sh.labels, sh.pairs, sh.texts, sh.encoded = sh.labels[:0], sh.pairs[:0], sh.texts[:0], sh.encoded[:0]
 	if !sh.addLabels(st, rec, in) {
 		return // without nodes it matches nothing
 	}
@@ -220,9 +221,15 @@ func (st *State) writeAs(sh *shape, rec *Record, in *Input, bl *push.Builder) bo
 	}
 	st.tuple = tuple
 	stream := bl.Stream(st.labelsOf())
-	size := 0
+	if len(sh.encoded) > 0 {
+		bl.AddEncoded(sh.encoded, len(sh.pairs))
+		bl.Entry(stream, in.TS, rec.Nodes[sh.line].Str)
+		return true
+	}
+	size, fixed := 0, true
 	for i := range sh.pairs {
 		p := &sh.pairs[i]
+		fixed = fixed && p.node < 0
 		value := sh.texts[p.text.from:p.text.to]
 		if p.node >= 0 {
 			value, st.text = text(st.text, rec, int(p.node))
@@ -232,6 +239,12 @@ func (st *State) writeAs(sh *shape, rec *Record, in *Input, bl *push.Builder) bo
 			return false
 		}
 		bl.Pair(p.name, value)
+	}
+	if fixed {
+		var ok bool
+		if sh.encoded, ok = bl.EncodedPairs(sh.encoded); !ok {
+			sh.encoded = sh.encoded[:0]
+		}
 	}
 	bl.Entry(stream, in.TS, rec.Nodes[sh.line].Str)
 	return true

@@ -98,6 +98,20 @@ func (bl *Builder) Pair(name, value []byte) {
 	bl.name = span(end-len(name), end)
 }
 
+// EncodedPairs appends the metadata of the entry that comes next to dst, to be
+// given to other entries with AddEncoded. It returns false if it has to be
+// normalised first.
+func (bl *Builder) EncodedPairs(dst []byte) ([]byte, bool) {
+	return append(dst, bl.pairs...), !bl.odd
+}
+
+// AddEncoded adds all the metadata of the entry that comes next, n pairs that
+// EncodedPairs returned.
+func (bl *Builder) AddEncoded(pairs []byte, n int) {
+	bl.DropPairs()
+	bl.pairs, bl.npairs = append(bl.pairs, pairs...), n
+}
+
 func (bl *Builder) lastName() []byte { return bl.pairs[bl.name.Off : bl.name.Off+bl.name.Len] }
 
 // DropPairs forgets the metadata given since the last entry.
@@ -242,7 +256,6 @@ func (bl *Builder) Finish() *Batch {
 	b.Entries = slices.Grow(b.Entries[:0], len(bl.entries))[:len(bl.entries)]
 	b.Streams = slices.Grow(b.Streams[:0], len(bl.streams))
 	first := uint32(0)
-	type cursor struct{ entry, off uint32 }
 	cursors := make([]cursor, len(bl.streams))
 	for i := range bl.streams {
 		s := &bl.streams[i]
@@ -261,10 +274,28 @@ func (bl *Builder) Finish() *Batch {
 		data = data[:len(data)+s.bytes]
 		first += uint32(s.count)
 	}
-	for i := range bl.entries {
-		e := &bl.entries[i]
-		c := &cursors[e.stream]
-		copy(data[c.off:], bl.arena[e.off:e.off+e.len])
+	// Entries that came one after the other for one stream are one copy.
+	for from := 0; from < len(bl.entries); {
+		to, end := from, bl.entries[from].off
+		for ; to < len(bl.entries) && bl.entries[to].stream == bl.entries[from].stream; to++ {
+			end += bl.entries[to].len
+		}
+		copy(data[cursors[bl.entries[from].stream].off:], bl.arena[bl.entries[from].off:end])
+		bl.place(b, bl.entries[from:to], &cursors[bl.entries[from].stream])
+		from = to
+	}
+	b.Data = data
+	b.compress(len(data))
+	return b
+}
+
+// cursor is where the next entry of a stream goes.
+type cursor struct{ entry, off uint32 }
+
+// place notes where entries are that go to c one after the other.
+func (bl *Builder) place(b *Batch, entries []bentry, c *cursor) {
+	for i := range entries {
+		e := &entries[i]
 		out := Entry{TS: e.ts, Line: Span{c.off + e.line.Off, e.line.Len}}
 		if e.meta.Len > 0 {
 			out.Meta = Span{c.off + e.meta.Off, e.meta.Len}
@@ -273,7 +304,4 @@ func (bl *Builder) Finish() *Batch {
 		c.entry++
 		c.off += e.len
 	}
-	b.Data = data
-	b.compress(len(data))
-	return b
 }
