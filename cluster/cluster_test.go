@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
+	"github.com/loki-go/loki-go/ingester/coverage"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/ring"
@@ -34,6 +35,8 @@ type fake struct {
 	push   func(ctx context.Context, b *push.Batch) error
 	series []chunk.Series
 	err    error
+	told   []coverage.Notice
+	asked  []string // for whom to store
 }
 
 func (f *fake) Push(ctx context.Context, b *push.Batch) error {
@@ -59,6 +62,20 @@ func (f *fake) Push(ctx context.Context, b *push.Batch) error {
 		}
 	}
 	return nil
+}
+
+func (f *fake) Covered(_ context.Context, ns []coverage.Notice) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told = append(f.told, ns...)
+	return f.err
+}
+
+func (f *fake) StoreFor(_ context.Context, instance string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, instance)
+	return f.err
 }
 
 // answerWith makes f answer pushes with what g says.

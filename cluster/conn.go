@@ -139,7 +139,7 @@ func replication(b *push.Batch) (*ingestpb.Replication, error) {
 	if err != nil {
 		return nil, err
 	}
-	item := &ingestpb.Replication{Push: p}
+	item := &ingestpb.Replication{Push: p, Gateway: b.Part.Gateway, Part: b.Part.Number}
 	for i := range b.Streams {
 		st := &b.Streams[i]
 		if st.Reject != push.OK || string(b.Bytes(st.RawLabels)) == st.Labels {

@@ -26,6 +26,7 @@ import (
 // Ingester is what a Server stands in front of.
 type Ingester interface {
 	Push(ctx context.Context, b *push.Batch) error
+	Peer
 	Source
 }
 
@@ -70,6 +71,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) { ingestpb.RegisterIngesterSe
 func Methods() []string {
 	return []string{
 		ingestpb.Ingester_Replicate_FullMethodName, ingestpb.Ingester_Select_FullMethodName, ingestpb.Ingester_LabelSets_FullMethodName,
+		ingestpb.Ingester_Covered_FullMethodName, ingestpb.Ingester_StoreFor_FullMethodName,
 	}
 }
 
@@ -255,6 +257,7 @@ func fill(b *push.Batch, item *ingestpb.Replication) error {
 	}
 	b.Tenant, b.Receiver = p.Tenant, p.Receiver
 	copy(b.ID[:], p.PushId)
+	b.Part = push.Part{Gateway: item.Gateway, Number: item.Part}
 	for i := range b.Streams {
 		st := &b.Streams[i]
 		if st.Reject != push.OK {

@@ -81,7 +81,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -184,6 +186,8 @@ type Gateway struct {
 	checks     sync.Pool // *check
 	parts      sync.Pool // *part
 	deadLog    *warn.Logger
+	start      uint64        // a number of this start, for names of parts
+	sent       atomic.Uint64 // the number of the last part
 
 	mu      sync.RWMutex
 	closed  bool
@@ -209,6 +213,7 @@ func New(d Deps, cfg Config) (*Gateway, error) {
 		tenants:    cache.New[string, *tenantState](maxTenants),
 		labels:     newLabelCache(int64(cfg.LabelCache)),
 		deadLog:    warn.New(d.Log),
+		start:      max(1, rand.Uint64()),
 	}
 	g.checks.New = func() any { return new(check) }
 	g.parts.New = func() any { return new(part) }

@@ -39,6 +39,9 @@ func (g *Gateway) newPart(parent *push.Batch, streams []int32, only bool) *part 
 		p.cut(parent)
 	}
 	p.b.Tenant, p.b.Receiver, p.b.ID = parent.Tenant, parent.Receiver, parent.ID
+	if g.cfg.ReplicationFactor > 1 {
+		p.b.Part = push.Part{Gateway: g.start, Number: g.sent.Add(1)}
+	}
 	if !only {
 		p.b.ID = partID(parent.ID, p.b)
 	}
@@ -174,7 +177,7 @@ func (p *part) parent(parent *push.Batch, k, j int) int {
 // that all share.
 func (p *part) view(v *push.Batch) {
 	b := p.b
-	v.Tenant, v.Receiver, v.ID = b.Tenant, b.Receiver, b.ID
+	v.Tenant, v.Receiver, v.ID, v.Part = b.Tenant, b.Receiver, b.ID, b.Part
 	v.Data, v.Body, v.Codec, v.Stale = b.Data, b.Body, b.Codec, false
 	v.Streams = append(v.Streams[:0], b.Streams...)
 	v.Entries = append(v.Entries[:0], b.Entries...)

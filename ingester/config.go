@@ -35,6 +35,8 @@ type Config struct {
 	FlushTimeout     time.Duration `yaml:"flush-timeout" help:"deadline of one upload"`
 	FlushCheckPeriod time.Duration `yaml:"flush-check-period" help:"how often idle and old chunks are looked for"`
 	PushIDWindow     time.Duration `yaml:"push-id-window" help:"how long the ids of stored pushes are remembered, so that one that a client repeats is not stored again; 0: not at all"`
+	OneCopy          bool          `yaml:"one-copy" help:"with ring.replication-factor above 1: one replica of a stream stores it, and the others let go of what they are told is stored; false: every replica stores what it has"`
+	OneCopyGrace     time.Duration `yaml:"one-copy-grace" help:"how long the second replica of a stream waits for the first to store what it has, too; the third waits twice as long; should be well above index-interval"`
 	IndexInterval    time.Duration `yaml:"index-interval" help:"how long stored chunks wait for their index file, so that few are written; they stay in local blocks for as long"`
 }
 
@@ -61,6 +63,8 @@ func DefaultConfig() Config {
 		// Fluent Bit waits up to 2000 s before it repeats a chunk.
 		PushIDWindow:  2 * time.Hour,
 		IndexInterval: 15 * time.Minute,
+		OneCopy:       true,
+		OneCopyGrace:  30 * time.Minute,
 	}
 }
 
@@ -100,6 +104,9 @@ func (c Config) Validate() []error {
 	}
 	if c.PushIDWindow < 0 {
 		bad("push-id-window: must not be negative")
+	}
+	if c.OneCopyGrace <= 0 {
+		bad("one-copy-grace: must be above 0")
 	}
 	if c.IndexInterval < 0 {
 		bad("index-interval: must not be negative")

@@ -58,7 +58,7 @@ func (i *Ingester) closeChunk(ln *lane, reason string) {
 	if c.closed {
 		return
 	}
-	c.closed, c.reason = true, reason
+	c.closed, c.reason, c.closedAt = true, reason, i.deps.Now().UnixNano()
 	c.put, c.done = make(chan struct{}), make(chan struct{})
 	ln.closed = append(ln.closed, c)
 	i.m.pendingChunks.Add(1)
@@ -71,7 +71,9 @@ func (i *Ingester) closeChunk(ln *lane, reason string) {
 // symbols are in its blocks on disk. Call with the stream's mutex held.
 func (i *Ingester) complete(c *openChunk) {
 	c.syms, c.rows = nil, nil
-	i.flushq.put(c)
+	if !i.holdBack(c) {
+		i.flushq.put(c)
+	}
 }
 
 // cutter turns sealed heads into blocks.
@@ -112,6 +114,9 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 		Codec: uint8(i.codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: c.opened,
 		Symbols: i.usedSymbols(w, h, content), Cover: h.cover, Data: w.data,
 	}
+	if names := h.pushes.Set(); len(names) > 0 {
+		rec.Pushes = names.Append(nil)
+	}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		if err = i.blocks.Append(&rec); err == nil {
 			break
@@ -125,7 +130,7 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 			return
 		}
 	}
-	bl := &block{ref: rec.Ref, codec: i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt, symbols: len(rec.Symbols) > 0}
+	bl := &block{ref: rec.Ref, codec: i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt, symbols: len(rec.Symbols) > 0, started: h.started}
 	st := h.stream
 	st.mu.Lock()
 	h.block = bl
@@ -141,14 +146,17 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 	if len(ln.sealed) == 0 {
 		ln.sealed = nil
 	}
-	c.add(bl)
 	c.cutting--
 	c.rawSealed -= h.size
+	c.add(bl)
+	i.m.localBlocks.Add(1)
+	if h.inherit(bl) {
+		i.letGo(c, map[*block]bool{bl: true})
+	}
 	if c.closed && c.cutting == 0 {
 		i.complete(c)
 	}
 	st.mu.Unlock()
-	i.m.localBlocks.Add(1)
 	n := int64(cap(buf.B))
 	i.slabs.Put(buf)
 	i.m.sealedBytes.Add(-n)

@@ -13,7 +13,8 @@ const (
 	reasonIdle      = "idle"
 	reasonMaxAge    = "max_age"
 	reasonRequested = "requested"
-	reasonDisk      = "disk" // local disk, or the memory that blocks on it take, runs short
+	reasonCovered   = "covered" // not stored: other replicas have stored it
+	reasonDisk      = "disk"    // local disk, or the memory that blocks on it take, runs short
 )
 
 // sweeper closes chunks that are idle or old and removes streams that are
@@ -92,13 +93,22 @@ func (i *Ingester) Flush(ctx context.Context, wait bool) error {
 	i.gate.hurry()
 	if !wait {
 		i.index.request()
+		i.askBehind(all)
 		return nil
 	}
+	i.askOthers(ctx, all)
+	return i.await(ctx, all)
+}
+
+// await returns when chunks are stored and in an index.
+func (i *Ingester) await(ctx context.Context, all []*openChunk) error {
 	for _, c := range all {
 		select {
 		case <-c.put:
 		case <-ctx.Done():
 			return i.flushTimeout(ctx, all)
+		case <-i.ctx.Done():
+			return i.Ready()
 		}
 	}
 	i.index.request()
@@ -107,6 +117,8 @@ func (i *Ingester) Flush(ctx context.Context, wait bool) error {
 		case <-c.done:
 		case <-ctx.Done():
 			return i.flushTimeout(ctx, all)
+		case <-i.ctx.Done():
+			return i.Ready()
 		}
 	}
 	return nil
@@ -138,6 +150,10 @@ func (i *Ingester) flusher() {
 			i.gate.leave()
 			continue
 		}
+		if !i.begin(c) {
+			i.gate.leave()
+			continue
+		}
 		began := time.Now()
 		err := i.upload(&w, c)
 		i.gate.leave()
@@ -152,6 +168,7 @@ func (i *Ingester) flusher() {
 				i.flushq.promote(1)
 			}
 			i.m.flushed.WithLabelValues(c.reason).Inc()
+			i.storedAs(c)
 			i.index.add(c) // before Flush, which waits for put, asks for the index
 			close(c.put)
 			continue

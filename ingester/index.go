@@ -210,6 +210,7 @@ func (i *Ingester) indexTenant(id string) {
 			return
 		}
 		left := x.listed(id, len(list))
+		i.announce(list)
 		i.release(list)
 		if left < maxPendingIndex {
 			return // what came meanwhile is for the next file

@@ -55,6 +55,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/loki-go/loki-go/ingester/blocks"
+	"github.com/loki-go/loki-go/ingester/coverage"
 	"github.com/loki-go/loki-go/ingester/slab"
 	"github.com/loki-go/loki-go/ingester/wal"
 	"github.com/loki-go/loki-go/internal/labels"
@@ -84,6 +85,7 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time // wall clock; time.Now if nil
+	Peers      Peers            // other replicas; nil if there are none
 }
 
 type state int32
@@ -132,6 +134,7 @@ type Ingester struct {
 	room     room
 	gate     gate
 	merges   chan struct{} // has an element for each flusher that merges
+	copies   copies
 
 	ctx     context.Context // ends when workers shall stop at once
 	cancel  context.CancelFunc
@@ -177,6 +180,7 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 	i.gate.init(cfg.FlushConcurrency)
 	i.merges = make(chan struct{}, cutters())
 	i.index.init()
+	i.copies.init(cfg, deps.Peers)
 	i.memory.freed = make(chan struct{})
 
 	var found *blocks.Recovered
@@ -211,6 +215,10 @@ func Open(fsys vfs.FS, dir string, cfg Config, deps Deps) (*Ingester, error) {
 	i.start(i.watcher)
 	i.start(i.janitor)
 	i.start(i.sweeper)
+	if i.copies.peers != nil {
+		i.start(i.waiter)
+		i.start(i.teller)
+	}
 	return i, nil
 }
 
@@ -506,6 +514,7 @@ func (i *Ingester) commit(ctx context.Context, ps *pushState, b *push.Batch, id 
 	}
 	refused := func(k int) bool { return b.Entries[k].Reject != push.OK }
 	ps.app.i, ps.app.lsn, ps.app.now = i, uint64(logged.LSN), i.deps.Now().UnixNano()
+	ps.app.named, ps.app.part = i.copies.peers != nil, coverage.Push(b.Part)
 	for k, st := range sts {
 		if st == nil {
 			continue
@@ -674,6 +683,7 @@ func (i *Ingester) Shutdown(ctx context.Context, flush bool) error {
 	i.cutq.close()
 	i.flushq.close()
 	i.wg.Wait()
+	i.copies.close()
 	err = errors.Join(err, i.wal.Close(), i.blocks.Close())
 	i.slabs.Close()
 	return err

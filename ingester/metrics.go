@@ -14,6 +14,10 @@ type metrics struct {
 	blockErrors, flushErrors   prometheus.Counter
 	badRecords                 prometheus.Counter
 	lostEntries, merged        prometheus.Counter
+	coveredEntries             prometheus.Counter
+	coveredBytes               prometheus.Counter
+	noticesForgotten           prometheus.Counter
+	notices, copiesStored      *prometheus.CounterVec
 	refused                    *prometheus.CounterVec
 	flushed                    *prometheus.CounterVec
 	flushedBytes               prometheus.Counter
@@ -30,19 +34,24 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		return f.NewCounter(prometheus.CounterOpts{Name: "loki_go_ingester_" + name, Help: help})
 	}
 	m := &metrics{
-		entries:      counter("received_entries_total", "Entries of acknowledged pushes, refused ones included."),
-		bytes:        counter("received_bytes_total", "Decoded bytes of acknowledged pushes."),
-		waits:        counter("memory_waits_total", "Pushes that had to wait for heads to be cut."),
-		repeated:     counter("repeated_pushes_total", "Pushes that had been stored before, by their id; they are acknowledged and not stored again."),
-		earlyCuts:    counter("early_cuts_total", "Heads cut before they were full, for memory or the WAL's sake."),
-		blockErrors:  counter("block_write_errors_total", "Failed writes of blocks to local disk."),
-		flushErrors:  counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),
-		badRecords:   counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
-		lostEntries:  counter("lost_entries_total", "Entries in blocks on local disk that turned out to be damaged; each block has a line in the log."),
-		merged:       counter("merged_chunks_total", "Chunks whose blocks were decompressed and made anew when they were stored, because they overlap or are small."),
-		refused:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_refused_pushes_total", Help: "Pushes that the ingester refused as a whole, by reason; clients send them again."}, []string{"reason"}),
-		flushed:      f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
-		flushedBytes: counter("flushed_bytes_total", "Bytes of chunk objects stored."),
+		entries:          counter("received_entries_total", "Entries of acknowledged pushes, refused ones included."),
+		bytes:            counter("received_bytes_total", "Decoded bytes of acknowledged pushes."),
+		waits:            counter("memory_waits_total", "Pushes that had to wait for heads to be cut."),
+		repeated:         counter("repeated_pushes_total", "Pushes that had been stored before, by their id; they are acknowledged and not stored again."),
+		earlyCuts:        counter("early_cuts_total", "Heads cut before they were full, for memory or the WAL's sake."),
+		blockErrors:      counter("block_write_errors_total", "Failed writes of blocks to local disk."),
+		flushErrors:      counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),
+		badRecords:       counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
+		lostEntries:      counter("lost_entries_total", "Entries in blocks on local disk that turned out to be damaged; each block has a line in the log."),
+		merged:           counter("merged_chunks_total", "Chunks whose blocks were decompressed and made anew when they were stored, because they overlap or are small."),
+		refused:          f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_refused_pushes_total", Help: "Pushes that the ingester refused as a whole, by reason; clients send them again."}, []string{"reason"}),
+		flushed:          f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
+		coveredEntries:   counter("covered_entries_total", "Entries that were let go because another replica has stored them."),
+		coveredBytes:     counter("covered_bytes_total", "Compressed bytes of those entries."),
+		noticesForgotten: counter("notices_forgotten_total", "Notices of what is stored that a replica did not take in time; it stores a second copy."),
+		notices:          f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_notices_total", Help: "Notices of what is stored to other replicas: sent, and failed, which are sent again."}, []string{"result"}),
+		copiesStored:     f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_copies_stored_total", Help: "Chunks stored with one-copy, by whether this replica was the first to store them, or another that did not."}, []string{"by"}),
+		flushedBytes:     counter("flushed_bytes_total", "Bytes of chunk objects stored."),
 		blockSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "loki_go_ingester_block_bytes", Help: "Compressed size of cut blocks.",
 			Buckets: prometheus.ExponentialBuckets(256, 4, 8),
@@ -83,6 +92,14 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 	gauge("pending_chunks", "Closed chunks that are not stored and indexed yet.", func() float64 { return float64(m.pendingChunks.Load()) })
 	gauge("flush_queue_length", "Closed chunks that wait for an upload.", func() float64 { return float64(i.flushq.len()) })
 	gauge("index_queue_length", "Stored chunks that wait for their index file.", func() float64 { return float64(i.index.chunks()) })
+	gauge("held_chunks", "Closed chunks that another replica is to store; they are stored from here after one-copy-grace.", func() float64 {
+		held, _ := i.copies.pending()
+		return float64(held)
+	})
+	gauge("pending_notices", "Notices of what is stored that other replicas are still to take.", func() float64 {
+		_, notices := i.copies.pending()
+		return float64(notices)
+	})
 	gauge("flush_limit", "Uploads that may run at one time: flush-concurrency, and fewer after errors of the store.", func() float64 {
 		limit, _ := i.gate.state()
 		return float64(limit)

@@ -9,7 +9,8 @@ import (
 
 // A WAL record is one push:
 //
-//	u8 version (1) · u8 codec of the body · 16 bytes push id · str tenant · uvarint streams ·
+//	u8 version (1, or 3 with a part) · u8 codec of the body · 16 bytes push id · [u64 gateway · uvarint part ·]
+//	str tenant · uvarint streams ·
 //	per stream of the body, in its order:
 //	    uvarint (stream number << 1 | defined), 0 if all of the stream was refused
 //	    if defined: str canonical labels
@@ -20,7 +21,10 @@ import (
 //
 // A stream is defined in the first record of a segment that has entries of it,
 // so that segments can be deleted from the front.
-const recordVersion = 1
+const (
+	recordVersion = 1
+	recordPart    = 3
+)
 
 var errRecord = errors.New("ingester: malformed WAL record")
 
@@ -28,8 +32,16 @@ var errRecord = errors.New("ingester: malformed WAL record")
 // b; those in sts that are nil were refused. define says whether a stream needs
 // its definition. id is zero for a push whose repetition has to be looked at.
 func appendHeader(dst []byte, b *push.Batch, id push.ID, sts []*stream, define func(*stream) bool) []byte {
-	dst = append(dst, recordVersion, byte(b.Codec))
+	version := byte(recordVersion)
+	if b.Part != (push.Part{}) {
+		version = recordPart
+	}
+	dst = append(dst, version, byte(b.Codec))
 	dst = append(dst, id[:]...)
+	if version == recordPart {
+		dst = binary.LittleEndian.AppendUint64(dst, b.Part.Gateway)
+		dst = binary.AppendUvarint(dst, b.Part.Number)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(b.Tenant)))
 	dst = append(dst, b.Tenant...)
 	dst = binary.AppendUvarint(dst, uint64(len(b.Streams)))
@@ -69,6 +81,7 @@ func appendHeader(dst []byte, b *push.Batch, id push.ID, sts []*stream, define f
 type record struct {
 	tenant  string
 	id      push.ID
+	part    push.Part
 	codec   push.Codec
 	streams []recordStream
 	skips   []uint32
@@ -84,12 +97,25 @@ type recordStream struct {
 // decode reads p, which must stay unchanged while r is in use.
 func (r *record) decode(p []byte) error {
 	r.streams, r.skips = r.streams[:0], r.skips[:0]
-	if len(p) < 18 || p[0] != recordVersion {
+	if len(p) < 18 || p[0] != recordVersion && p[0] != recordPart {
 		return errRecord
 	}
+	named := p[0] == recordPart
 	r.codec = push.Codec(p[1])
 	copy(r.id[:], p[2:18])
 	p = p[18:]
+	r.part = push.Part{}
+	if named {
+		if len(p) < 8 {
+			return errRecord
+		}
+		n, rest, ok := cutUvarint(p[8:])
+		if !ok {
+			return errRecord
+		}
+		r.part = push.Part{Gateway: binary.LittleEndian.Uint64(p), Number: n}
+		p = rest
+	}
 	tenant, p, ok := cutStr(p)
 	if !ok {
 		return errRecord

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/loki-go/loki-go/ingester/blocks"
+	"github.com/loki-go/loki-go/ingester/coverage"
 	"github.com/loki-go/loki-go/ingester/wal"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/proto/push"
@@ -19,6 +20,7 @@ type recovery struct {
 	byRef   map[uint64]*stream
 	covered map[uint64][]blocks.Piece // by stream, sorted by push
 	chunks  map[uint64]uint64         // by stream, the next free number of a chunk
+	stored  map[streamName]*elsewhere // what other replicas have stored
 	rec     record
 	app     appender
 	entries int
@@ -108,10 +110,16 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 	for _, pieces := range r.covered {
 		sort.Slice(pieces, func(a, b int) bool { return pieces[a].LSN < pieces[b].LSN })
 	}
+	r.elsewhere(found.Covered)
 	type chunkID struct{ stream, seq uint64 }
 	chunks := map[chunkID]*openChunk{}
 	var order []*openChunk
 	for _, b := range found.Blocks {
+		bl := &block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT, symbols: b.HasSymbols, started: b.Opened}
+		if r.isStored(b, bl, found) {
+			i.blocks.Drop(b.Ref)
+			continue
+		}
 		st := r.stream(b.Stream, b.Tenant, b.Labels)
 		id := chunkID{b.Stream, b.Chunk}
 		c := chunks[id]
@@ -124,7 +132,7 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 			chunks[id] = c
 			order = append(order, c)
 		}
-		c.add(&block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT, symbols: b.HasSymbols})
+		c.add(bl)
 		c.extend(b.MinT, b.MaxT)
 		i.m.localBlocks.Add(1)
 		st.newest.Store(max(st.newest.Load(), b.MaxT))
@@ -134,7 +142,9 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 	// closed; the others had been.
 	sort.SliceStable(order, func(a, b int) bool { return order[a].seq < order[b].seq })
 	for _, c := range order {
-		r.reopen(c, found.Closed[blocks.ChunkID{Stream: c.ref, Chunk: c.seq}])
+		_, closed := found.Closed[blocks.ChunkID{Stream: c.ref, Chunk: c.seq}]
+		c.urgent = closed // somebody had begun to store it
+		r.reopen(c, closed)
 	}
 	return nil
 }
@@ -229,6 +239,7 @@ func (r *recovery) push(lsn uint64, payload []byte) error {
 	}
 	b.Tenant = r.rec.tenant
 	r.app.i, r.app.lsn, r.app.now = r.i, lsn, r.i.deps.Now().UnixNano()
+	r.app.named, r.app.part = r.i.copies.peers != nil, coverage.Push(r.rec.part)
 	var failed error
 	skipFrom := 0
 	for k := range b.Streams {
@@ -256,6 +267,10 @@ func (r *recovery) push(lsn uint64, payload []byte) error {
 		}
 		st := r.stream(rs.ref, b.Tenant, s.Labels)
 		covered := r.of(rs.ref, lsn)
+		var stored coverage.Set
+		if e := r.stored[streamName{b.Tenant, s.Labels}]; e != nil {
+			stored = e.all
+		}
 		n := 0
 		r.app.st = st
 		st.mu.Lock()
@@ -271,6 +286,10 @@ func (r *recovery) push(lsn uint64, payload []byte) error {
 					r.left++
 					return true
 				}
+			}
+			if len(stored) > 0 && stored.Has(r.app.part, uint32(k)) {
+				r.left++
+				return true
 			}
 			n++
 			return false

@@ -187,6 +187,7 @@ func (i *Ingester) relieve() {
 		o.st.mu.Unlock()
 		closed += o.n
 	}
+	i.expedite(i.copies.waiting()) // room is worth more than one copy
 	// Each file is to free a tenth of the budget, or all that waits, and then
 	// not soon again.
 	waiting, now := i.index.bytes.Load(), time.Now()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/loki-go/loki-go/ingester/blocks"
+	"github.com/loki-go/loki-go/ingester/coverage"
 	"github.com/loki-go/loki-go/ingester/slab"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/storage/chunk"
@@ -87,6 +88,8 @@ type head struct {
 	disorder   bool
 	started    int64 // wall time of the first append, ns
 	cover      blocks.Cover
+	pushes     coverage.Log // the same entries, by the names that other replicas know
+	taken      coverage.Set // of these, what another replica has stored
 	sealed     bool
 	block      *block // set when cut
 }
@@ -101,6 +104,10 @@ type block struct {
 	symbols    bool // it has metadata: its symbols are in the block file
 	released   bool // flushed; ref is no longer counted
 	lost       bool // damaged for good
+
+	started int64        // wall time at which the first entry came, ns
+	known   bool         // left says what no other replica has stored; else that is in the block file
+	left    coverage.Set // names of entries
 }
 
 // openChunk is a chunk that is being filled or flushed.
@@ -119,7 +126,11 @@ type openChunk struct {
 	mint, maxt int64
 	opened     int64 // wall time, ns
 	closed     bool
+	closedAt   int64 // wall time, ns
 	reason     string
+	stage      coverage.Stage
+	urgent     bool // it is stored whoever else might do it
+	taken      bool // another replica has stored some of it
 
 	// For the flusher that has the chunk, and the indexer after it.
 	place uint64            // in the queue
@@ -233,6 +244,8 @@ type appender struct {
 	syms []uint32
 
 	replay bool // the entries came before now
+	named  bool // pushes have names, which heads keep
+	part   coverage.Push
 }
 
 // came returns when an entry with time ts came.
@@ -241,6 +254,13 @@ func (a *appender) came(ts, keep int64) int64 {
 		return a.now
 	}
 	return a.st.past(a.now, ts, keep)
+}
+
+// name notes in h that it has entries [from, to) of the push, each of them.
+func (a *appender) name(h *head, from, to int) {
+	if a.named && from < to {
+		h.pushes.Add(a.part, uint32(from), uint32(to))
+	}
 }
 
 // intern makes a.syms the symbols of metadata in c.
@@ -270,9 +290,14 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 	var symbols *openChunk // in this one
 	a.syms = a.syms[:0]
 	from := base
+	run := base // entries from here to the one at hand are in cur.head, all of them
 	for k := base; k < base+len(entries); k++ {
 		e := &b.Entries[k]
 		if skip(k) {
+			if cur != nil {
+				a.name(cur.head, run, k)
+			}
+			run = k + 1
 			continue
 		}
 		ln := &st.main
@@ -282,7 +307,8 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 		if ln != cur {
 			if cur != nil && cur.head != nil {
 				cur.head.cover.Add(a.lsn, uint32(from), uint32(k))
-				from = k
+				a.name(cur.head, run, k)
+				from, run = k, k
 			}
 			cur = ln
 		}
@@ -293,13 +319,15 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 		}
 		if h := cur.head; h != nil && len(h.buf.B)+need > a.i.blockSize {
 			h.cover.Add(a.lsn, uint32(from), uint32(k))
-			from = k
+			a.name(h, run, k)
+			from, run = k, k
 			a.i.seal(cur)
 		}
 		if c := cur.chunk; c != nil && !cur.late && (e.TS-c.mint > age || c.maxt-e.TS > age) {
 			if cur.head != nil && from < k {
 				cur.head.cover.Add(a.lsn, uint32(from), uint32(k))
-				from = k
+				a.name(cur.head, run, k)
+				from, run = k, k
 			}
 			a.i.closeChunk(cur, reasonMaxAge)
 		}
@@ -325,6 +353,7 @@ func (a *appender) append(b *push.Batch, s *push.Stream, skip func(k int) bool) 
 		newest = max(newest, e.TS)
 	}
 	if cur != nil && cur.head != nil {
+		a.name(cur.head, run, base+len(entries))
 		if from == 0 && len(b.Streams) == 1 {
 			cur.head.cover.Add(a.lsn, 0, blocks.All)
 		} else {

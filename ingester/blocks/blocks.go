@@ -38,7 +38,8 @@
 //
 // The header of a block (type 1) is described at Block.encode, that of a
 // flushed chunk (type 2) and of a closed one (type 4) is uvarint stream ·
-// uvarint chunk, that of a link (type 3, first in a file) uvarint sequence
+// uvarint chunk, that of entries that another replica has stored (type 5) is
+// described at Covered.encode, that of a link (type 3, first in a file) uvarint sequence
 // number of the predecessor · uvarint bytes of it that were synced; all without
 // data.
 // A record that does not check out is reported, counted, and skipped by
@@ -69,6 +70,7 @@ const (
 	typeFlush  = 2
 	typeLink   = 3
 	typeClose  = 4
+	typeCover  = 5
 	maxHeader  = 64 << 20
 	suffix     = ".blk"
 	defaultMax = 64 << 20
@@ -162,6 +164,7 @@ type Block struct {
 	Symbols        []Symbol // nil in what Open returns: see Store.Symbols
 	HasSymbols     bool     // set by Open: there are Symbols
 	Cover          Cover
+	Pushes         []byte // names of the entries, as the caller encodes them; nil if they have none
 	Data           []byte // compressed entries; nil in what Open returns
 	Ref            Ref    // set by Append and Open
 }
@@ -180,9 +183,15 @@ type Recovered struct {
 	NextChunk map[uint64]uint64
 	// Closed has the chunks that CloseChunk was called for, those that are flushed
 	// left out.
-	Closed      map[ChunkID]bool
+	Closed      map[ChunkID]Closing
+	Covered     []Covered // what Cover was called with, in this order
 	Corruptions int
 	TornBytes   int64
+}
+
+// Closing says when a chunk was closed.
+type Closing struct {
+	Covered int // elements of Recovered.Covered that were on record by then
 }
 
 // StreamCover is what one block, flushed or not, covers.
@@ -218,7 +227,7 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 		}
 	}
 	sort.Slice(seqs, func(i, j int) bool { return seqs[i] < seqs[j] })
-	rec := &Recovered{NextChunk: map[uint64]uint64{}, Closed: map[ChunkID]bool{}}
+	rec := &Recovered{NextChunk: map[uint64]uint64{}, Closed: map[ChunkID]Closing{}}
 	used := func(c ChunkID) { rec.NextChunk[c.Stream] = max(rec.NextChunk[c.Stream], c.Chunk+1) }
 	flushed := map[ChunkID]bool{}
 	var all []*Block
@@ -254,9 +263,14 @@ func Open(fsys vfs.FS, dir string, o Options) (*Store, *Recovered, error) {
 			if typ == typeFlush {
 				flushed[c] = true
 			} else {
-				rec.Closed[c] = true
+				rec.Closed[c] = Closing{Covered: len(rec.Covered)}
 			}
 			used(c)
+		}, func(c Covered) {
+			c.Tenant, c.Labels = once(c.Tenant), once(c.Labels)
+			f.maxLSN = max(f.maxLSN, c.LSN)
+			rec.MaxLSN = max(rec.MaxLSN, c.LSN)
+			rec.Covered = append(rec.Covered, c)
 		})
 		if err != nil {
 			s.closeFiles()
@@ -334,7 +348,7 @@ func linked(f vfs.File, prev uint64) int64 {
 }
 
 // scan reads the records of f. Behind sound it checks the data too.
-func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), note func(typ byte, c ChunkID)) (err error) {
+func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), note func(typ byte, c ChunkID), cover func(Covered)) (err error) {
 	st, err := f.f.Stat()
 	if err != nil {
 		return fmt.Errorf("blocks: stat %s: %w", f.f.Name(), err)
@@ -410,6 +424,13 @@ func (s *Store) scan(f *file, sound int64, rec *Recovered, block func(*Block), n
 					break
 				}
 				note(head[20], c)
+			case typeCover:
+				var c Covered
+				if err := c.decode(hdr); err != nil {
+					why = "bad record of what is stored"
+					break
+				}
+				cover(c)
 			case typeLink:
 			default:
 				why = "unknown record type " + strconv.Itoa(int(head[20]))
@@ -632,6 +653,28 @@ func (s *Store) Symbols(r Ref) ([]Symbol, error) {
 		return nil, err
 	}
 	return b.Symbols, nil
+}
+
+// Pushes returns the names of the entries in the block at r.
+func (s *Store) Pushes(r Ref) ([]byte, error) {
+	b, err := s.header(r)
+	if err != nil {
+		return nil, err
+	}
+	return b.Pushes, nil
+}
+
+// Cover records that entries were stored by another replica. The record is
+// durable when Ensure was called with what is returned. It is kept for as long as
+// any block that was appended before it, and as the WAL has records up to c.LSN.
+func (s *Store) Cover(c Covered) (Ref, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ref, err := s.append(typeCover, c.encode, nil)
+	if err == nil {
+		ref.f.maxLSN = max(ref.f.maxLSN, c.LSN)
+	}
+	return ref, err
 }
 
 // header reads all of a block but its data.

@@ -358,7 +358,7 @@ func TestClosedChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rec := open(t, mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced), "/b", 1<<20)
-	if want := map[ChunkID]bool{{1, 4}: true}; !reflect.DeepEqual(rec.Closed, want) {
+	if want := map[ChunkID]Closing{{1, 4}: {}}; !reflect.DeepEqual(rec.Closed, want) {
 		t.Fatalf("closed are %v, want %v", rec.Closed, want)
 	}
 	if want := map[uint64]uint64{1: 5, 2: 1}; !reflect.DeepEqual(rec.NextChunk, want) {

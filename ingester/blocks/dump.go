@@ -87,6 +87,10 @@ func (d *Dumped) read(typ byte, hdr []byte) {
 			what := map[byte]string{typeFlush: " is flushed", typeClose: " is closed"}
 			d.Note = "chunk " + strconv.FormatUint(chunk, 10) + " of stream " + strconv.FormatUint(stream, 10) + what[typ]
 		}
+	case typeCover:
+		if c := new(Covered); c.decode(hdr) == nil {
+			d.Note = "entries of " + c.Tenant + " " + c.Labels + " are stored by another replica, " + strconv.Itoa(len(c.Entries)) + " bytes of names"
+		}
 	case typeLink:
 		if seq, synced := r.uvarint(), r.uvarint(); !r.bad {
 			d.Note = "the file before is " + strconv.FormatUint(seq, 16) + ", of which " + strconv.FormatUint(synced, 10) + " bytes were synced"

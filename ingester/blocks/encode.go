@@ -86,7 +86,7 @@ var errHeader = errors.New("bad block header")
 //
 //	str tenant · str labels · uvarint stream · uvarint chunk · u8 flags (1 late) · u8 codec ·
 //	uvarint entries · varint min ns · varint max ns · uvarint size · varint opened ns ·
-//	uvarint n · n × (uvarint id · str text) · str cover
+//	uvarint n · n × (uvarint id · str text) · str cover [· str pushes]
 //
 // where str is a uvarint length and the bytes.
 func (b *Block) encode(dst []byte) []byte {
@@ -109,7 +109,11 @@ func (b *Block) encode(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, uint64(s.ID))
 		dst = appendStr(dst, s.Text)
 	}
-	return appendStr(dst, string(b.Cover.enc))
+	dst = appendStr(dst, string(b.Cover.enc))
+	if len(b.Pushes) > 0 {
+		dst = appendStr(dst, string(b.Pushes))
+	}
+	return dst
 }
 
 func appendStr(dst []byte, s string) []byte {
@@ -177,6 +181,9 @@ func (b *Block) decode(hdr []byte) error {
 		b.Symbols = append(b.Symbols, Symbol{uint32(r.uvarint()), r.str()})
 	}
 	b.Cover.enc = []byte(r.str())
+	if len(r.p) > 0 {
+		b.Pushes = []byte(r.str())
+	}
 	if r.bad || len(r.p) > 0 {
 		return errHeader
 	}
@@ -190,6 +197,29 @@ func (b *Block) decode(hdr []byte) error {
 			b.Cover.min = p.LSN
 		}
 		b.Cover.last = p.LSN
+	}
+	return nil
+}
+
+// Covered says that entries of a stream were stored by another replica.
+type Covered struct {
+	Tenant, Labels string
+	LSN            uint64 // no record of the WAL above it has any of them
+	Entries        []byte // as the caller encodes them
+}
+
+// encode appends the header of such a record: str tenant · str labels ·
+// uvarint lsn · str entries.
+func (c *Covered) encode(dst []byte) []byte {
+	dst = appendStr(appendStr(dst, c.Tenant), c.Labels)
+	return appendStr(binary.AppendUvarint(dst, c.LSN), string(c.Entries))
+}
+
+func (c *Covered) decode(hdr []byte) error {
+	r := reader{p: hdr}
+	c.Tenant, c.Labels, c.LSN, c.Entries = r.str(), r.str(), r.uvarint(), []byte(r.str())
+	if r.bad || len(r.p) > 0 {
+		return errHeader
 	}
 	return nil
 }

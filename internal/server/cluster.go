@@ -53,6 +53,9 @@ func (s *Server) meet() error {
 	}
 	s.closes = append(s.closes, s.pool.Close)
 	s.members = members
+	if s.others != nil {
+		s.others.meet(members.Current, s.pool)
+	}
 	return nil
 }
 

@@ -61,6 +61,7 @@ type Server struct {
 	members   ring.Membership
 	pool      *cluster.Pool   // nil: there are no other processes
 	peers     *cluster.Server // nil: none asks this process
+	others    *peers          // nil: there are no other replicas of what the ingester has
 	ringMu    sync.Mutex
 	self      ring.Instance // of the ingester; State is under ringMu
 	auth      *auth.Auth
@@ -180,9 +181,12 @@ func (s *Server) store() error {
 	if err := s.openStore(bucket); err != nil || !s.cfg.ingests() {
 		return err
 	}
-	s.ingester, err = ingester.Open(s.d.FS, s.cfg.DataDir, s.cfg.Ingester, ingester.Deps{
-		Store: s.stored, Limits: s.ingesterLimits, Log: s.log, Registerer: s.d.Registry,
-	})
+	deps := ingester.Deps{Store: s.stored, Limits: s.ingesterLimits, Log: s.log, Registerer: s.d.Registry}
+	if s.cfg.clustered() && s.cfg.Ring.ReplicationFactor > 1 && s.cfg.Ingester.OneCopy {
+		s.others = newPeers(s.cfg.Ring.ReplicationFactor, s.cfg.instanceID())
+		deps.Peers = s.others
+	}
+	s.ingester, err = ingester.Open(s.d.FS, s.cfg.DataDir, s.cfg.Ingester, deps)
 	if err != nil {
 		return fmt.Errorf("data-dir: %w", err)
 	}

@@ -615,7 +615,11 @@ type Replication struct {
 	Push    *PushRequest           `protobuf:"bytes,3,opt,name=push,proto3" json:"push,omitempty"`
 	// Canonical labels of the streams in the body; empty for those that are
 	// refused, and for those whose labels are canonical in the body.
-	Labels        []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	// A name of the push that all replicas get: a number of the gateway's start,
+	// and the push's own. 0: there is none.
+	Gateway       uint64 `protobuf:"fixed64,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Part          uint64 `protobuf:"varint,6,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -676,6 +680,20 @@ func (x *Replication) GetLabels() []string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Replication) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
+}
+
+func (x *Replication) GetPart() uint64 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
 }
 
 type ReplicationResults struct {
@@ -1309,6 +1327,227 @@ func (x *LabelSetsResponse) GetLabels() []string {
 	return nil
 }
 
+type CoveredRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Coverage      []*Coverage            `protobuf:"bytes,1,rep,name=coverage,proto3" json:"coverage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CoveredRequest) Reset() {
+	*x = CoveredRequest{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CoveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CoveredRequest) ProtoMessage() {}
+
+func (x *CoveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CoveredRequest.ProtoReflect.Descriptor instead.
+func (*CoveredRequest) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CoveredRequest) GetCoverage() []*Coverage {
+	if x != nil {
+		return x.Coverage
+	}
+	return nil
+}
+
+// Coverage is entries of one stream.
+type Coverage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Labels        string                 `protobuf:"bytes,2,opt,name=labels,proto3" json:"labels,omitempty"`   // canonical text
+	Entries       []byte                 `protobuf:"bytes,3,opt,name=entries,proto3" json:"entries,omitempty"` // as package ingester/coverage encodes a Set
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Coverage) Reset() {
+	*x = Coverage{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Coverage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Coverage) ProtoMessage() {}
+
+func (x *Coverage) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
+func (*Coverage) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Coverage) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Coverage) GetLabels() string {
+	if x != nil {
+		return x.Labels
+	}
+	return ""
+}
+
+func (x *Coverage) GetEntries() []byte {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type CoveredResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CoveredResponse) Reset() {
+	*x = CoveredResponse{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CoveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CoveredResponse) ProtoMessage() {}
+
+func (x *CoveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CoveredResponse.ProtoReflect.Descriptor instead.
+func (*CoveredResponse) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{20}
+}
+
+type StoreForRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"` // who asks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreForRequest) Reset() {
+	*x = StoreForRequest{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreForRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreForRequest) ProtoMessage() {}
+
+func (x *StoreForRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreForRequest.ProtoReflect.Descriptor instead.
+func (*StoreForRequest) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StoreForRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+type StoreForResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreForResponse) Reset() {
+	*x = StoreForResponse{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreForResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreForResponse) ProtoMessage() {}
+
+func (x *StoreForResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreForResponse.ProtoReflect.Descriptor instead.
+func (*StoreForResponse) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{22}
+}
+
 var File_ingestpb_ingest_proto protoreflect.FileDescriptor
 
 const file_ingestpb_ingest_proto_rawDesc = "" +
@@ -1350,12 +1589,14 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\fReplications\x124\n" +
 	"\x05items\x18\x01 \x03(\v2\x1e.loki_go.ingest.v1.ReplicationR\x05items\x12\x14\n" +
 	"\x05piece\x18\x02 \x01(\fR\x05piece\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\"\x8b\x01\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\xb9\x01\n" +
 	"\vReplication\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
 	"\atimeout\x18\x02 \x01(\x03R\atimeout\x122\n" +
 	"\x04push\x18\x03 \x01(\v2\x1e.loki_go.ingest.v1.PushRequestR\x04push\x12\x16\n" +
-	"\x06labels\x18\x04 \x03(\tR\x06labels\"P\n" +
+	"\x06labels\x18\x04 \x03(\tR\x06labels\x12\x18\n" +
+	"\agateway\x18\x05 \x01(\x06R\agateway\x12\x12\n" +
+	"\x04part\x18\x06 \x01(\x04R\x04part\"P\n" +
 	"\x12ReplicationResults\x12:\n" +
 	"\x05items\x18\x01 \x03(\v2$.loki_go.ingest.v1.ReplicationResultR\x05items\"\x9e\x01\n" +
 	"\x11ReplicationResult\x12\x16\n" +
@@ -1401,16 +1642,28 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\asymbols\x18\x02 \x03(\tR\asymbols\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\"+\n" +
 	"\x11LabelSetsResponse\x12\x16\n" +
-	"\x06labels\x18\x01 \x03(\tR\x06labels*)\n" +
+	"\x06labels\x18\x01 \x03(\tR\x06labels\"I\n" +
+	"\x0eCoveredRequest\x127\n" +
+	"\bcoverage\x18\x01 \x03(\v2\x1b.loki_go.ingest.v1.CoverageR\bcoverage\"T\n" +
+	"\bCoverage\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06labels\x18\x02 \x01(\tR\x06labels\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\fR\aentries\"\x11\n" +
+	"\x0fCoveredResponse\"-\n" +
+	"\x0fStoreForRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\x12\n" +
+	"\x10StoreForResponse*)\n" +
 	"\x05Codec\x12\x0e\n" +
 	"\n" +
 	"CODEC_NONE\x10\x00\x12\x10\n" +
 	"\fCODEC_SNAPPY\x10\x012Q\n" +
 	"\x06Ingest\x12G\n" +
-	"\x04Push\x12\x1e.loki_go.ingest.v1.PushRequest\x1a\x1f.loki_go.ingest.v1.PushResponse2\x89\x02\n" +
+	"\x04Push\x12\x1e.loki_go.ingest.v1.PushRequest\x1a\x1f.loki_go.ingest.v1.PushResponse2\xb0\x03\n" +
 	"\bIngester\x12W\n" +
 	"\tReplicate\x12\x1f.loki_go.ingest.v1.Replications\x1a%.loki_go.ingest.v1.ReplicationResults(\x010\x01\x12Q\n" +
-	"\x06Select\x12 .loki_go.ingest.v1.SelectRequest\x1a!.loki_go.ingest.v1.SelectResponse(\x010\x01\x12Q\n" +
+	"\x06Select\x12 .loki_go.ingest.v1.SelectRequest\x1a!.loki_go.ingest.v1.SelectResponse(\x010\x01\x12P\n" +
+	"\aCovered\x12!.loki_go.ingest.v1.CoveredRequest\x1a\".loki_go.ingest.v1.CoveredResponse\x12S\n" +
+	"\bStoreFor\x12\".loki_go.ingest.v1.StoreForRequest\x1a#.loki_go.ingest.v1.StoreForResponse\x12Q\n" +
 	"\tLabelSets\x12\x1c.loki_go.ingest.v1.Selection\x1a$.loki_go.ingest.v1.LabelSetsResponse0\x01B+Z)github.com/loki-go/loki-go/proto/ingestpbb\x06proto3"
 
 var (
@@ -1426,7 +1679,7 @@ func file_ingestpb_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_ingestpb_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_ingestpb_ingest_proto_goTypes = []any{
 	(Codec)(0),                 // 0: loki_go.ingest.v1.Codec
 	(Matcher_Type)(0),          // 1: loki_go.ingest.v1.Matcher.Type
@@ -1448,6 +1701,11 @@ var file_ingestpb_ingest_proto_goTypes = []any{
 	(*SelectedBlock)(nil),      // 17: loki_go.ingest.v1.SelectedBlock
 	(*BlockContent)(nil),       // 18: loki_go.ingest.v1.BlockContent
 	(*LabelSetsResponse)(nil),  // 19: loki_go.ingest.v1.LabelSetsResponse
+	(*CoveredRequest)(nil),     // 20: loki_go.ingest.v1.CoveredRequest
+	(*Coverage)(nil),           // 21: loki_go.ingest.v1.Coverage
+	(*CoveredResponse)(nil),    // 22: loki_go.ingest.v1.CoveredResponse
+	(*StoreForRequest)(nil),    // 23: loki_go.ingest.v1.StoreForRequest
+	(*StoreForResponse)(nil),   // 24: loki_go.ingest.v1.StoreForResponse
 }
 var file_ingestpb_ingest_proto_depIdxs = []int32{
 	0,  // 0: loki_go.ingest.v1.PushRequest.codec:type_name -> loki_go.ingest.v1.Codec
@@ -1466,19 +1724,24 @@ var file_ingestpb_ingest_proto_depIdxs = []int32{
 	16, // 13: loki_go.ingest.v1.SelectResponse.streams:type_name -> loki_go.ingest.v1.SelectedStream
 	18, // 14: loki_go.ingest.v1.SelectResponse.block:type_name -> loki_go.ingest.v1.BlockContent
 	17, // 15: loki_go.ingest.v1.SelectedStream.blocks:type_name -> loki_go.ingest.v1.SelectedBlock
-	2,  // 16: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
-	7,  // 17: loki_go.ingest.v1.Ingester.Replicate:input_type -> loki_go.ingest.v1.Replications
-	14, // 18: loki_go.ingest.v1.Ingester.Select:input_type -> loki_go.ingest.v1.SelectRequest
-	12, // 19: loki_go.ingest.v1.Ingester.LabelSets:input_type -> loki_go.ingest.v1.Selection
-	5,  // 20: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
-	9,  // 21: loki_go.ingest.v1.Ingester.Replicate:output_type -> loki_go.ingest.v1.ReplicationResults
-	15, // 22: loki_go.ingest.v1.Ingester.Select:output_type -> loki_go.ingest.v1.SelectResponse
-	19, // 23: loki_go.ingest.v1.Ingester.LabelSets:output_type -> loki_go.ingest.v1.LabelSetsResponse
-	20, // [20:24] is the sub-list for method output_type
-	16, // [16:20] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	21, // 16: loki_go.ingest.v1.CoveredRequest.coverage:type_name -> loki_go.ingest.v1.Coverage
+	2,  // 17: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
+	7,  // 18: loki_go.ingest.v1.Ingester.Replicate:input_type -> loki_go.ingest.v1.Replications
+	14, // 19: loki_go.ingest.v1.Ingester.Select:input_type -> loki_go.ingest.v1.SelectRequest
+	20, // 20: loki_go.ingest.v1.Ingester.Covered:input_type -> loki_go.ingest.v1.CoveredRequest
+	23, // 21: loki_go.ingest.v1.Ingester.StoreFor:input_type -> loki_go.ingest.v1.StoreForRequest
+	12, // 22: loki_go.ingest.v1.Ingester.LabelSets:input_type -> loki_go.ingest.v1.Selection
+	5,  // 23: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
+	9,  // 24: loki_go.ingest.v1.Ingester.Replicate:output_type -> loki_go.ingest.v1.ReplicationResults
+	15, // 25: loki_go.ingest.v1.Ingester.Select:output_type -> loki_go.ingest.v1.SelectResponse
+	22, // 26: loki_go.ingest.v1.Ingester.Covered:output_type -> loki_go.ingest.v1.CoveredResponse
+	24, // 27: loki_go.ingest.v1.Ingester.StoreFor:output_type -> loki_go.ingest.v1.StoreForResponse
+	19, // 28: loki_go.ingest.v1.Ingester.LabelSets:output_type -> loki_go.ingest.v1.LabelSetsResponse
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_ingestpb_ingest_proto_init() }
@@ -1492,7 +1755,7 @@ func file_ingestpb_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingestpb_ingest_proto_rawDesc), len(file_ingestpb_ingest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -160,6 +160,8 @@ var Ingest_ServiceDesc = grpc.ServiceDesc{
 const (
 	Ingester_Replicate_FullMethodName = "/loki_go.ingest.v1.Ingester/Replicate"
 	Ingester_Select_FullMethodName    = "/loki_go.ingest.v1.Ingester/Select"
+	Ingester_Covered_FullMethodName   = "/loki_go.ingest.v1.Ingester/Covered"
+	Ingester_StoreFor_FullMethodName  = "/loki_go.ingest.v1.Ingester/StoreFor"
 	Ingester_LabelSets_FullMethodName = "/loki_go.ingest.v1.Ingester/LabelSets"
 )
 
@@ -178,6 +180,12 @@ type IngesterClient interface {
 	// as the call lasts: the first request has a selection, the others loads. What
 	// has been selected stays loadable.
 	Select(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SelectRequest, SelectResponse], error)
+	// Covered says that entries are stored and indexed. An answer means that the
+	// ingester has it on record: it will not store them.
+	Covered(ctx context.Context, in *CoveredRequest, opts ...grpc.CallOption) (*CoveredResponse, error)
+	// StoreFor has an ingester store what it is the first to store and what another
+	// instance has, too, and tell that one. It answers when all that is done.
+	StoreFor(ctx context.Context, in *StoreForRequest, opts ...grpc.CallOption) (*StoreForResponse, error)
 	// LabelSets finds streams that have entries in a range of time.
 	LabelSets(ctx context.Context, in *Selection, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelSetsResponse], error)
 }
@@ -216,6 +224,26 @@ func (c *ingesterClient) Select(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Ingester_SelectClient = grpc.BidiStreamingClient[SelectRequest, SelectResponse]
 
+func (c *ingesterClient) Covered(ctx context.Context, in *CoveredRequest, opts ...grpc.CallOption) (*CoveredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CoveredResponse)
+	err := c.cc.Invoke(ctx, Ingester_Covered_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ingesterClient) StoreFor(ctx context.Context, in *StoreForRequest, opts ...grpc.CallOption) (*StoreForResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreForResponse)
+	err := c.cc.Invoke(ctx, Ingester_StoreFor_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *ingesterClient) LabelSets(ctx context.Context, in *Selection, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LabelSetsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Ingester_ServiceDesc.Streams[2], Ingester_LabelSets_FullMethodName, cOpts...)
@@ -250,6 +278,12 @@ type IngesterServer interface {
 	// as the call lasts: the first request has a selection, the others loads. What
 	// has been selected stays loadable.
 	Select(grpc.BidiStreamingServer[SelectRequest, SelectResponse]) error
+	// Covered says that entries are stored and indexed. An answer means that the
+	// ingester has it on record: it will not store them.
+	Covered(context.Context, *CoveredRequest) (*CoveredResponse, error)
+	// StoreFor has an ingester store what it is the first to store and what another
+	// instance has, too, and tell that one. It answers when all that is done.
+	StoreFor(context.Context, *StoreForRequest) (*StoreForResponse, error)
 	// LabelSets finds streams that have entries in a range of time.
 	LabelSets(*Selection, grpc.ServerStreamingServer[LabelSetsResponse]) error
 	mustEmbedUnimplementedIngesterServer()
@@ -267,6 +301,12 @@ func (UnimplementedIngesterServer) Replicate(grpc.BidiStreamingServer[Replicatio
 }
 func (UnimplementedIngesterServer) Select(grpc.BidiStreamingServer[SelectRequest, SelectResponse]) error {
 	return status.Error(codes.Unimplemented, "method Select not implemented")
+}
+func (UnimplementedIngesterServer) Covered(context.Context, *CoveredRequest) (*CoveredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Covered not implemented")
+}
+func (UnimplementedIngesterServer) StoreFor(context.Context, *StoreForRequest) (*StoreForResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StoreFor not implemented")
 }
 func (UnimplementedIngesterServer) LabelSets(*Selection, grpc.ServerStreamingServer[LabelSetsResponse]) error {
 	return status.Error(codes.Unimplemented, "method LabelSets not implemented")
@@ -306,6 +346,42 @@ func _Ingester_Select_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Ingester_SelectServer = grpc.BidiStreamingServer[SelectRequest, SelectResponse]
 
+func _Ingester_Covered_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CoveredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IngesterServer).Covered(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ingester_Covered_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IngesterServer).Covered(ctx, req.(*CoveredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Ingester_StoreFor_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StoreForRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IngesterServer).StoreFor(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ingester_StoreFor_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IngesterServer).StoreFor(ctx, req.(*StoreForRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Ingester_LabelSets_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(Selection)
 	if err := stream.RecvMsg(m); err != nil {
@@ -323,7 +399,16 @@ type Ingester_LabelSetsServer = grpc.ServerStreamingServer[LabelSetsResponse]
 var Ingester_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "loki_go.ingest.v1.Ingester",
 	HandlerType: (*IngesterServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Covered",
+			Handler:    _Ingester_Covered_Handler,
+		},
+		{
+			MethodName: "StoreFor",
+			Handler:    _Ingester_StoreFor_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Replicate",

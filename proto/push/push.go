@@ -47,6 +47,11 @@ type Stream struct {
 // ID identifies a push across retries. The zero ID means that there is none.
 type ID [16]byte
 
+// Part names a push as a gateway sent it to a replica set: by a number of the
+// gateway's start and its own. All who get it get the same entries under it. The
+// zero Part means that there is one replica, or that the sender has none.
+type Part struct{ Gateway, Number uint64 }
+
 // Codec is the compression of Body.
 type Codec uint8
 
@@ -63,6 +68,7 @@ type Batch struct {
 	Tenant   string
 	Receiver string // which protocol it came by: "loki", "forward", ...
 	ID       ID
+	Part     Part
 	Streams  []Stream
 	Entries  []Entry
 	Data     []byte
