@@ -479,8 +479,9 @@ func (c *openChunk) recount(blocks []*block) {
 	if h := c.lane.head; h != nil && h.chunk == c {
 		left(h.started, h.mint, h.maxt)
 	}
-	c.opened = max(c.opened, oldest)
-	if c.closed && c.cutting == 0 {
+	if !c.closed { // a closed one has its place in a queue by then
+		c.opened = max(c.opened, oldest)
+	} else if c.cutting == 0 {
 		c.rows = nil
 	}
 }
