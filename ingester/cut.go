@@ -58,7 +58,7 @@ func (i *Ingester) closeChunk(ln *lane, reason string) {
 	if c.closed {
 		return
 	}
-	c.closed, c.reason, c.closedAt = true, reason, i.deps.Now().UnixNano()
+	c.closed, c.reason = true, reason
 	c.put, c.done = make(chan struct{}), make(chan struct{})
 	ln.closed = append(ln.closed, c)
 	i.m.pendingChunks.Add(1)

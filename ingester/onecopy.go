@@ -23,7 +23,8 @@ type Peers interface {
 	// record.
 	Covered(ctx context.Context, instance string, ns []coverage.Notice) error
 	// StoreFor has an instance store what it is the first to store and this one
-	// has, too. It returns when that is done and this instance was told.
+	// has, too. It returns when that is done and this instance was told of all that
+	// the other one has stored.
 	StoreFor(ctx context.Context, instance string) error
 }
 
@@ -38,17 +39,17 @@ type copies struct {
 	closed bool         // under using
 
 	mu     sync.Mutex
-	held   map[*openChunk]struct{} // closed, and another replica's to store
+	held   map[*openChunk]*coverage.Turn // closed, and another replica's to store
 	outbox coverage.Outbox
 }
 
 // Bounds of notices.
 const (
-	maxOutbox  = 16 << 20        // bytes in memory for each replica
-	maxTold    = 1 << 20         // bytes in one call, about
-	maxRuns    = 32 << 10        // in one notice
-	tellWithin = 5 * time.Second // for one call
-	tellAgain  = 30 * time.Second
+	maxOutbox  = 16 << 20         // bytes in memory for each replica
+	maxTold    = 1 << 20          // bytes in one call, about
+	maxRuns    = 32 << 10         // in one notice
+	tellWithin = 5 * time.Second  // for one call
+	tellAgain  = 30 * time.Second // at the latest
 )
 
 func (o *copies) init(cfg Config, p Peers) {
@@ -58,7 +59,7 @@ func (o *copies) init(cfg Config, p Peers) {
 	o.peers, o.grace = p, int64(cfg.OneCopyGrace)
 	o.tick = min(max(cfg.OneCopyGrace/8, 10*time.Millisecond), time.Second)
 	o.ask = make(chan []*openChunk, 1)
-	o.held = map[*openChunk]struct{}{}
+	o.held = map[*openChunk]*coverage.Turn{}
 	o.outbox.Max = maxOutbox
 }
 
@@ -85,6 +86,18 @@ func (o *copies) waiting() []*openChunk {
 	return slices.Collect(maps.Keys(o.held))
 }
 
+// come reports whether it is c's turn, which then is not held back any more.
+func (o *copies) come(c *openChunk, now int64, rank int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	turn := o.held[c]
+	if turn == nil || !turn.Come(now, rank, o.grace) {
+		return false
+	}
+	delete(o.held, c)
+	return true
+}
+
 func (o *copies) pending() (held, notices int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -98,12 +111,14 @@ func (i *Ingester) holdBack(c *openChunk) bool {
 	if o.peers == nil || c.urgent || len(c.blocks) == 0 {
 		return false
 	}
-	if rank, _ := o.peers.Place(c.stream.token); rank == 0 {
+	now := i.deps.Now().UnixNano()
+	turn := &coverage.Turn{Closed: now, Restored: c.restored}
+	if rank, _ := o.peers.Place(c.stream.token); turn.Come(now, rank, o.grace) {
 		return false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.held[c] = struct{}{}
+	o.held[c] = turn
 	return true
 }
 
@@ -124,7 +139,7 @@ func (i *Ingester) waiter() {
 		now := i.deps.Now().UnixNano()
 		for _, c := range o.waiting() {
 			rank, _ := o.peers.Place(c.stream.token)
-			if coverage.Due(c.closedAt, rank, o.grace) <= now && o.remove(c) {
+			if o.come(c, now, rank) {
 				i.flushq.put(c)
 			}
 		}
@@ -155,25 +170,28 @@ func (i *Ingester) askBehind(list []*openChunk) {
 	}
 }
 
-// askOthers has those store chunks that are the first to do so. What they do not
-// have, or do not store in time, goes to our own flushers.
+// askOthers has the other replicas store what they are the first to store, and
+// tell what we were not told. What is left goes to our own flushers.
 func (i *Ingester) askOthers(ctx context.Context, list []*openChunk) {
 	if i.copies.peers == nil {
 		return
 	}
-	first := map[string]bool{}
+	ask := map[string]bool{}
 	for _, c := range list {
-		if rank, others := i.copies.peers.Place(c.stream.token); rank > 0 && len(others) > 0 {
-			first[others[0]] = true
+		rank, others := i.copies.peers.Place(c.stream.token)
+		for _, name := range others {
+			if rank > 0 || c.restored > 0 {
+				ask[name] = true
+			}
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.FlushTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for name := range first {
+	for name := range ask {
 		wg.Go(func() {
 			if err := i.copies.peers.StoreFor(ctx, name); err != nil {
-				i.log.Info("another replica does not store what it is the first to store; it is stored from here", "instance", name, "err", err)
+				i.log.Info("another replica does not say what it has stored; it may be stored from here, too", "instance", name, "err", err)
 			}
 		})
 	}
@@ -224,7 +242,30 @@ func (i *Ingester) StoreFor(ctx context.Context, instance string) error {
 	})
 	i.expedite(all)
 	i.flushq.hurry()
-	return i.await(ctx, all)
+	if err := i.await(ctx, all); err != nil {
+		return err
+	}
+	return i.tellLate(ctx, instance)
+}
+
+// tellLate tells an instance what it did not take when it was told.
+func (i *Ingester) tellLate(ctx context.Context, name string) error {
+	o := &i.copies
+	for ctx.Err() == nil {
+		o.mu.Lock()
+		ns := o.outbox.Peek(name, maxTold)
+		o.mu.Unlock()
+		if len(ns) == 0 {
+			return nil
+		}
+		if err := i.tellOnce(name, ns); err != nil {
+			return err
+		}
+		o.mu.Lock()
+		o.outbox.Done(name, ns)
+		o.mu.Unlock()
+	}
+	return ctx.Err()
 }
 
 // Covered lets go of what other replicas have stored and indexed. When it
@@ -640,23 +681,15 @@ func (i *Ingester) teller() {
 		names := o.outbox.Replicas()
 		o.mu.Unlock()
 		for _, name := range names {
-			for !time.Now().Before(next[name]) && i.ctx.Err() == nil {
-				o.mu.Lock()
-				ns := o.outbox.Peek(name, maxTold)
-				o.mu.Unlock()
-				if len(ns) == 0 {
-					break
-				}
-				if i.tellOnce(name, ns) != nil {
-					failures[name]++
-					next[name] = time.Now().Add(pause(failures[name], tellAgain))
-					break
-				}
-				delete(failures, name)
-				o.mu.Lock()
-				o.outbox.Done(name, ns)
-				o.mu.Unlock()
+			if time.Now().Before(next[name]) {
+				continue
 			}
+			if i.tellLate(i.ctx, name) == nil {
+				delete(failures, name)
+				continue
+			}
+			failures[name]++
+			next[name] = time.Now().Add(pause(failures[name], min(tellAgain, time.Duration(o.grace)/8)))
 		}
 	}
 }

@@ -399,7 +399,9 @@ func TestOneCopyLostNotices(t *testing.T) {
 	r.flush("b")
 	r.flush("c")
 	r.expectCopies(l.want, 1, 2)
+	r.mu.Lock()
 	r.lost["b"] = false
+	r.mu.Unlock()
 	waitFor(t, "notices are told again", func() bool {
 		_, n := r.get("a").copies.pending()
 		_, m := r.get("c").copies.pending()

@@ -128,7 +128,7 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 			if b.Late {
 				ln = st.lateLane()
 			}
-			c = &openChunk{stream: st, lane: ln, ref: b.Stream, seq: b.Chunk, opened: b.Opened}
+			c = &openChunk{stream: st, lane: ln, ref: b.Stream, seq: b.Chunk, opened: b.Opened, restored: now}
 			chunks[id] = c
 			order = append(order, c)
 		}

@@ -126,11 +126,11 @@ type openChunk struct {
 	mint, maxt int64
 	opened     int64 // wall time, ns
 	closed     bool
-	closedAt   int64 // wall time, ns
 	reason     string
 	stage      coverage.Stage
-	urgent     bool // it is stored whoever else might do it
-	taken      bool // another replica has stored some of it
+	restored   int64 // wall time at which it was found in block files, ns; 0: it was not
+	urgent     bool  // it is stored whoever else might do it
+	taken      bool  // another replica has stored some of it
 
 	// For the flusher that has the chunk, and the indexer after it.
 	place uint64            // in the queue

@@ -193,54 +193,71 @@ func TestOneCopy(t *testing.T) {
 		float64(three.bytes)/float64(one.bytes), float64(together.bytes)/float64(one.bytes), float64(all.bytes)/float64(one.bytes))
 }
 
-// TestOneCopyKills kills ingesters with what they were to store, once for good:
-// from the bucket alone every acknowledged line is there, in two copies at most.
+// TestOneCopyKills kills an ingester with what it was to store: from the bucket
+// alone every acknowledged line is there, in two copies at most.
 func TestOneCopyKills(t *testing.T) {
-	c := newCluster(t, 3, "-ingester.one-copy-grace=3s", "-log.level=info")
+	c := newCluster(t, 3, "-ingester.one-copy-grace=8s", "-ingester.chunk-idle-period=1s")
+	w := c.killUnderLoad(c.ingesters[0])
+	c.flush()
+	if most := c.checkBucket(w); most > 2 {
+		t.Errorf("a line is stored %d times", most)
+	}
+}
+
+// TestOneCopyManyKills kills one ingester after the other, the last one for good,
+// with a grace so short that all of them store.
+func TestOneCopyManyKills(t *testing.T) {
+	c := newCluster(t, 3, "-ingester.one-copy-grace=500ms")
+	w := c.killUnderLoad(c.ingesters...)
+	c.ingesters[2].Kill()
+	for _, s := range c.ingesters[:2] {
+		if err := s.Stop(30 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.checkBucket(w)
+}
+
+// killUnderLoad sends lines while it kills ingesters and starts them again.
+func (c *clusterOf) killUnderLoad(victims ...*testkit.Server) *testkit.Workload {
+	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	w := &testkit.Workload{Senders: c.senders(), Pause: 40 * time.Millisecond}
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
-	for k := range 3 {
+	for _, victim := range victims {
 		time.Sleep(1500 * time.Millisecond)
-		victim := c.ingesters[k]
 		victim.Kill()
 		if _, err := w.Check(context.Background(), c.gateways[0].Client("")); err != nil {
-			t.Fatalf("without an ingester: %v", err)
+			c.t.Fatalf("without an ingester: %v", err)
 		}
 		time.Sleep(time.Second)
 		victim.Start()
 		victim.WaitReady()
-		c.waitActive(3)
+		c.waitActive(len(c.ingesters))
 	}
 	time.Sleep(time.Second)
 	cancel()
 	if err := <-done; err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	c.ingesters[0].Kill() // and does not come back
-	for _, s := range c.ingesters[1:] {
-		if err := s.Client("").Flush(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, s := range append(c.ingesters[1:], c.gateways...) {
-		if err := s.Stop(30 * time.Second); err != nil {
-			t.Fatal(err)
-		}
-	}
-	alone := testkit.NewServer(t, t.TempDir(), s3Bucket(c.store, "logs").Args...)
+	return w
+}
+
+// checkBucket looks for all acknowledged lines in the bucket alone, each of which
+// a query has to show once. It returns how many copies of a line there are.
+func (c *clusterOf) checkBucket(w *testkit.Workload) int {
+	c.t.Helper()
+	alone := testkit.NewServer(c.t, c.t.TempDir(), s3Bucket(c.store, "logs").Args...)
 	alone.Start()
 	alone.WaitReady()
 	n, err := w.Check(context.Background(), alone.Client(""))
 	if err != nil {
-		t.Fatalf("from the bucket alone: %v", err)
+		c.t.Fatalf("from the bucket alone: %v", err)
 	}
 	b := c.bucket()
 	most, several := b.most()
-	t.Logf("from the bucket alone: %d lines; %d objects, at most %d copies, %d lines have several; %d batches sent again", n, b.objects, most, several, w.Retries())
-	if most > 2 {
-		t.Errorf("a line is stored %d times", most)
-	}
+	c.t.Logf("from the bucket alone: %d lines; %d objects, at most %d copies, %d lines have several; %d batches sent again", n, b.objects, most, several, w.Retries())
+	return most
 }

@@ -1,7 +1,5 @@
 package coverage
 
-import "math"
-
 // Effect is what a notice does to a unit: a block, or a head, which is stored or
 // let go as a whole.
 type Effect uint8
@@ -60,16 +58,38 @@ func Rank(self string, walk []string, rf int) int {
 	return rf
 }
 
-// Due returns when a chunk that was closed at that time, ns, is stored by the
-// replica of this rank, if nobody else has until then. grace is in ns.
-func Due(closed int64, rank int, grace int64) int64 {
-	if rank <= 0 || grace <= 0 {
-		return closed
+// Turn says when a replica stores a chunk that it has closed, if nobody else has
+// until then: who is first at once, the second after a grace, the third after
+// two. When the ring changes the time of those who are not first begins anew, so
+// that who is first now has as much of it.
+type Turn struct {
+	Closed int64 // when the chunk was closed, ns
+	// Restored is when the replica has read the chunk from its disk, at a start,
+	// ns; 0: it has not. Others may have stored the chunk before that, and are given
+	// a quarter of the grace to say so.
+	Restored int64
+
+	rank  int
+	since int64 // ns
+}
+
+// longest bounds how often a time that begins anew can put a turn off: at this
+// many graces it has come in any case.
+const longest = 16
+
+// Come reports whether the turn of the replica, of this rank at the time now, has
+// come. Times are in ns.
+func (t *Turn) Come(now int64, rank int, grace int64) bool {
+	if t.since == 0 {
+		t.rank, t.since = rank, t.Closed
 	}
-	if grace > (math.MaxInt64-max(closed, 0))/int64(rank) {
-		return math.MaxInt64
+	if rank != t.rank {
+		t.rank, t.since = rank, now
 	}
-	return closed + int64(rank)*grace
+	if rank <= 0 {
+		return t.Restored == 0 || now-t.Restored >= grace/4
+	}
+	return (now-t.since)/int64(rank) >= grace || (now-t.Closed)/longest >= grace
 }
 
 // Notice says that entries of a stream are stored and indexed.
