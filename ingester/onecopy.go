@@ -108,7 +108,7 @@ func (o *copies) pending() (held, notices int) {
 // Call with the stream's mutex held.
 func (i *Ingester) holdBack(c *openChunk) bool {
 	o := &i.copies
-	if o.peers == nil || c.urgent || len(c.blocks) == 0 {
+	if o.peers == nil || c.urgent || len(c.blocks) == 0 || !c.stage.Shrinks() {
 		return false
 	}
 	now := i.deps.Now().UnixNano()

@@ -143,7 +143,7 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 	sort.SliceStable(order, func(a, b int) bool { return order[a].seq < order[b].seq })
 	for _, c := range order {
 		_, closed := found.Closed[blocks.ChunkID{Stream: c.ref, Chunk: c.seq}]
-		c.urgent = closed // somebody had begun to store it
+		c.stage = coverage.Restored(closed)
 		r.reopen(c, closed)
 	}
 	return nil

@@ -35,6 +35,15 @@ const (
 	Told                 // every other replica knows, or is to be told again from memory
 )
 
+// Restored returns the stage of a chunk that was found on disk at a start. If it
+// is on record that it is being stored its object may be there already.
+func Restored(noted bool) Stage {
+	if noted {
+		return Storing
+	}
+	return Held
+}
+
 // Shrinks reports whether notices may take from the chunk. Once it is being
 // stored it must stay what it is: each try, also after a crash, has to make the
 // same object.
