@@ -35,6 +35,7 @@ type fake struct {
 	push   func(ctx context.Context, b *push.Batch) error
 	series []chunk.Series
 	err    error
+	parts  []push.Part // of each line
 	told   []coverage.Notice
 	asked  []string // for whom to store
 }
@@ -57,6 +58,7 @@ func (f *fake) Push(ctx context.Context, b *push.Batch) error {
 		}
 		for _, e := range b.StreamEntries(s) {
 			if max(s.Reject, e.Reject) == push.OK {
+				f.parts = append(f.parts, b.Part)
 				f.lines = append(f.lines, fmt.Sprintf("%s %s %s %x %d %s", b.Tenant, b.Receiver, s.Labels, b.ID[:2], e.TS, b.Bytes(e.Line)))
 			}
 		}
@@ -191,12 +193,16 @@ func TestPush(t *testing.T) {
 	b.Streams[1].Reject = push.InvalidLabels
 	b.Entries[2].Reject = push.LineTooLong
 	b.Streams[3].Labels = `{n="3"}` // as the client wrote it
+	b.Part = push.Part{Gateway: 1 << 63, Number: 9}
 	if err := r.Push(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{`t loki {n="0", service_name="x"} 0707 1 one`, `t loki {n="3"} 0707 4 four`}
 	if !slices.Equal(f.lines, want) {
 		t.Fatalf("stored %q, want %q", f.lines, want)
+	}
+	if f.parts[1] != b.Part {
+		t.Fatalf("the part is %v", f.parts[1])
 	}
 }
 

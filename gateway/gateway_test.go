@@ -31,6 +31,7 @@ type fakeReplica struct {
 	mu    sync.Mutex
 	got   map[string][]string // by labels
 	ids   []push.ID
+	parts map[push.Part]string // the body of each
 	calls int
 	push  func(ctx context.Context, b *push.Batch) error
 }
@@ -53,6 +54,10 @@ func (r *fakeReplica) Push(ctx context.Context, b *push.Batch) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ids = append(r.ids, b.ID)
+	if r.parts == nil {
+		r.parts = make(map[push.Part]string)
+	}
+	r.parts[b.Part] += string(b.Body)
 	if r.got == nil {
 		r.got = make(map[string][]string)
 	}

@@ -631,3 +631,41 @@ func TestPartIDs(t *testing.T) {
 		}
 	}
 }
+
+// TestPartsHaveNames: all replicas know a part by the same name, and no other by
+// that one.
+func TestPartsHaveNames(t *testing.T) {
+	for _, rf := range []int{1, 3} {
+		e := newEnv(t, 5, func(cfg *Config, _ *limits.Limits) { cfg.ReplicationFactor = rf })
+		for range 3 {
+			if err := e.push(many(20)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.drain()
+		bodies, copies := map[push.Part]string{}, map[push.Part]int{}
+		for _, r := range e.replicas {
+			for part, body := range r.parts {
+				if rf == 1 {
+					if part != (push.Part{}) {
+						t.Fatalf("%v is the name of what has no other replica", part)
+					}
+					continue
+				}
+				if part == (push.Part{}) || bodies[part] != "" && bodies[part] != body {
+					t.Fatalf("%v is the name of two parts", part)
+				}
+				bodies[part] = body
+				copies[part]++
+			}
+		}
+		for part, n := range copies {
+			if n != rf {
+				t.Fatalf("%d replicas know a part as %v", n, part)
+			}
+		}
+		if rf > 1 && len(copies) < 3 {
+			t.Fatalf("%d parts", len(copies))
+		}
+	}
+}

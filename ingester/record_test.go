@@ -22,7 +22,14 @@ func testBatch(t testing.TB) *push.Batch {
 }
 
 func TestRecordRoundTrip(t *testing.T) {
+	for _, part := range []push.Part{{}, {Gateway: 1 << 63, Number: 300}} {
+		recordRoundTrip(t, part)
+	}
+}
+
+func recordRoundTrip(t *testing.T, part push.Part) {
 	b := testBatch(t)
+	b.Part = part
 	b.Entries[1].Reject = push.TooOld // "three"
 	tn := &tenant{id: "t1"}
 	sts := []*stream{tn.newStream(7, `{a="1"}`, 0), nil}
@@ -32,7 +39,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	if err := r.decode(p); err != nil {
 		t.Fatal(err)
 	}
-	if r.tenant != "t1" || r.id != b.ID || r.codec != b.Codec || !bytes.Equal(r.body, b.Body) || len(r.streams) != 2 {
+	if r.tenant != "t1" || r.id != b.ID || r.part != part || r.codec != b.Codec || !bytes.Equal(r.body, b.Body) || len(r.streams) != 2 {
 		t.Fatalf("record: %+v", r)
 	}
 	s := r.streams[0]
@@ -56,6 +63,8 @@ func FuzzRecord(f *testing.F) {
 	for _, define := range []bool{true, false} {
 		f.Add(append(appendHeader(nil, b, b.ID, sts, func(*stream) bool { return define }), b.Body...))
 	}
+	b.Part = push.Part{Gateway: 5, Number: 6}
+	f.Add(append(appendHeader(nil, b, b.ID, sts, func(*stream) bool { return true }), b.Body...))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		var r record
 		if r.decode(p) != nil {

@@ -460,3 +460,61 @@ func TestReleaseKeepsRecords(t *testing.T) {
 		t.Fatalf("%d files removed", removed)
 	}
 }
+
+// TestCovered keeps what other replicas have stored on record for as long as a
+// block, or the WAL, may have it.
+func TestCovered(t *testing.T) {
+	mem := vfs.NewMem()
+	s, _ := open(t, mem, "/b", 300)
+	a, b := testBlock(1), testBlock(2)
+	a.Pushes = []byte("names of a")
+	for _, x := range []*Block{a, b} {
+		if err := s.Append(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := s.Pushes(a.Ref); err != nil || string(p) != "names of a" {
+		t.Fatalf("%q, %v", p, err)
+	}
+	if p, err := s.Pushes(b.Ref); err != nil || p != nil {
+		t.Fatalf("%q, %v", p, err)
+	}
+	want := []Covered{
+		{Tenant: "t", Labels: `{x="1"}`, LSN: 500, Entries: []byte("first")},
+		{Tenant: "t", Labels: `{x="2"}`, LSN: 501, Entries: []byte("second")},
+	}
+	ref, err := s.Cover(want[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, err := s.CloseChunk(ChunkID{7, 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ref2, err := s.Cover(want[1]); err != nil || s.Ensure(ref, note, ref2) != nil {
+		t.Fatal(err)
+	}
+	s, rec := open(t, mem.CrashClone(rand.New(rand.NewPCG(1, 1)), vfs.DropUnsynced), "/b", 300)
+	if !reflect.DeepEqual(rec.Covered, want) || rec.MaxLSN != 501 || rec.Corruptions != 0 {
+		t.Fatalf("%+v", rec)
+	}
+	if c, ok := rec.Closed[ChunkID{7, 8}]; !ok || c.Covered != 1 {
+		t.Fatalf("%+v", rec.Closed)
+	}
+	same(t, s, rec.Blocks[0], a)
+	for _, b := range rec.Blocks {
+		s.Drop(b.Ref)
+	}
+	if err := s.Release(500); err != nil {
+		t.Fatal(err)
+	}
+	if s.Stats().Files == 0 {
+		t.Fatal("a record is gone that the WAL may need")
+	}
+	if err := s.Release(502); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Files != 0 {
+		t.Fatalf("%+v is left", st)
+	}
+}

@@ -31,6 +31,9 @@ func written(t testing.TB) []byte {
 			}
 		}
 	}
+	if _, err := s.Cover(Covered{Tenant: "a", Labels: `{x="1"}`, LSN: 9, Entries: []byte("123")}); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +57,7 @@ func TestDump(t *testing.T) {
 		return all, problems
 	}
 	all, problems := dump(file)
-	if len(all) != 3 || len(problems) > 0 || all[0].Block.Tenant != "a" || all[0].Cover != 1 || string(all[0].Block.Data) != "some data" ||
+	if len(all) != 4 || all[3].Note != `entries of a {x="1"} are stored by another replica, 3 bytes of names` || len(problems) > 0 || all[0].Block.Tenant != "a" || all[0].Cover != 1 || string(all[0].Block.Data) != "some data" ||
 		all[1].Note != "chunk 2 of stream 1 is flushed" || !all[2].Block.Late {
 		t.Fatalf("%+v, %v", all, problems)
 	}
@@ -62,13 +65,13 @@ func TestDump(t *testing.T) {
 		bad := bytes.Clone(file)
 		bad[d.Offset+fixed+1] ^= 1 // in its header
 		rest, problems := dump(bad)
-		if len(rest) != 2 || len(problems) != 1 || problems[0].(*CorruptionError).Offset != d.Offset {
+		if len(rest) != 3 || len(problems) != 1 || problems[0].(*CorruptionError).Offset != d.Offset {
 			t.Fatalf("record %d is damaged: %+v, %v", i, rest, problems)
 		}
 	}
 	bad := bytes.Clone(file)
 	bad[bytes.Index(bad, []byte("some data"))] ^= 1
-	if rest, problems := dump(bad); len(rest) != 3 || rest[0].Err == nil || len(problems) != 1 {
+	if rest, problems := dump(bad); len(rest) != 4 || rest[0].Err == nil || len(problems) != 1 {
 		t.Fatalf("data is damaged: %+v, %v", rest, problems)
 	}
 }
