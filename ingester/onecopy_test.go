@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,13 +36,18 @@ type replicas struct {
 var errDown = errors.New("connection refused")
 
 func newReplicas(t testing.TB, cfg func(*Config)) *replicas {
+	return replicasOn(t, newFakeStore(), cfg, func(string) vfs.FS { return vfs.NewMem() })
+}
+
+// replicasOn starts replicas on what store and disks have.
+func replicasOn(t testing.TB, store *fakeStore, cfg func(*Config), disk func(name string) vfs.FS) *replicas {
 	r := &replicas{
-		t: t, store: newFakeStore(), names: []string{"a", "b", "c"}, hs: map[string]*harness{},
+		t: t, store: store, names: []string{"a", "b", "c"}, hs: map[string]*harness{},
 		up: map[string]*Ingester{}, lost: map[string]bool{}, block: map[string]bool{}, rng: rand.New(rand.NewPCG(1, 2)),
 	}
 	for _, n := range r.names {
 		h := newHarness()
-		h.store = r.store
+		h.store, h.fs = r.store, disk(n)
 		h.cfg.OneCopyGrace = time.Hour
 		if cfg != nil {
 			cfg(&h.cfg)
@@ -584,4 +590,86 @@ func TestOneCopyUnderLoad(t *testing.T) {
 	r.flush()
 	r.expectCopies(l.want, 1, 3)
 	r.expectEmpty()
+}
+
+// TestOneCopyPowerLoss has all machines lose power at every step of a flush: when
+// a chunk is put and was put, when an index is and was, and at every write and
+// sync of block files, records of what others have stored among them. Each time
+// every line has to be there after that, and stored twice at most.
+func TestOneCopyPowerLoss(t *testing.T) {
+	var mu sync.Mutex
+	on := false
+	steps := map[string]int{}
+	mems := map[string]*vfs.Mem{}
+	type moment struct {
+		step  string
+		store *fakeStore
+		disks map[string]*vfs.Mem
+	}
+	var moments []moment
+	rng := rand.New(rand.NewPCG(3, 4))
+	store := newFakeStore()
+	take := func(step string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !on {
+			return nil
+		}
+		if steps[step]++; steps[step] > 6 { // of many alike
+			return nil
+		}
+		m := moment{step, store.copy(), map[string]*vfs.Mem{}}
+		for n, mem := range mems {
+			m.disks[n] = mem.CrashClone(rng, []vfs.CrashMode{vfs.DropUnsynced, vfs.KeepRandom}[len(moments)%2])
+		}
+		moments = append(moments, m)
+		return nil
+	}
+	r := replicasOn(t, store, func(c *Config) { c.FlushConcurrency = 2 }, func(n string) vfs.FS {
+		mem := vfs.NewMem()
+		mu.Lock()
+		mems[n] = mem
+		mu.Unlock()
+		return vfs.Fault(mem, func(op vfs.Op, path string) error {
+			if strings.Contains(path, "blocks") && (op == vfs.OpWrite || op == vfs.OpDatasync || op == vfs.OpRemove) {
+				return take(n + " " + string(op))
+			}
+			return nil
+		})
+	})
+	store.hook = func(step, _ string) error { return take(step) }
+	var l load
+	r.load(&l, 150)
+	r.flush("b")
+	r.load(&l, 150)
+	mu.Lock()
+	on = true
+	mu.Unlock()
+	r.flush()
+	mu.Lock()
+	on = false
+	mu.Unlock()
+	r.expectCopies(l.want, 1, 1)
+	for _, step := range []string{"put chunk", "chunk is put", "put index", "index is put", "a " + string(vfs.OpWrite), "b " + string(vfs.OpDatasync)} {
+		if steps[step] == 0 {
+			t.Errorf("there was no step %q", step)
+		}
+	}
+	t.Logf("%d moments: %v", len(moments), steps)
+	for k, m := range moments {
+		t.Run(fmt.Sprint(k, " ", m.step), func(t *testing.T) {
+			r := replicasOn(t, m.store, nil, func(n string) vfs.FS { return m.disks[n] })
+			for _, n := range r.names {
+				for ls, lines := range l.want {
+					got, doubles := visible(t, r.get(n), m.store, "t", ls)
+					if doubles > 0 || len(got) != len(lines) {
+						t.Fatalf("%s: %s: %d lines, want %d; %d twice in memory", n, ls, len(got), len(lines), doubles)
+					}
+				}
+			}
+			r.flush()
+			r.expectCopies(l.want, 1, 2)
+			r.expectEmpty()
+		})
+	}
 }
