@@ -50,6 +50,7 @@ const (
 	maxRuns    = 32 << 10         // in one notice
 	tellWithin = 5 * time.Second  // for one call
 	tellAgain  = 30 * time.Second // at the latest
+	tellFor    = 2 * time.Hour    // somebody who never answers
 )
 
 func (o *copies) init(cfg Config, p Peers) {
@@ -668,7 +669,7 @@ func (i *Ingester) tellOnce(name string, ns []coverage.Notice) error {
 // teller tells replicas again what they did not take.
 func (i *Ingester) teller() {
 	o := &i.copies
-	failures, next := map[string]int{}, map[string]time.Time{}
+	failures, first, next := map[string]int{}, map[string]time.Time{}, map[string]time.Time{}
 	tick := time.NewTicker(o.tick)
 	defer tick.Stop()
 	for {
@@ -684,8 +685,22 @@ func (i *Ingester) teller() {
 			if time.Now().Before(next[name]) {
 				continue
 			}
-			if i.tellLate(i.ctx, name) == nil {
+			err := i.tellLate(i.ctx, name)
+			if err != nil && failures[name] == 0 {
+				first[name] = time.Now()
+			}
+			gone := err != nil && time.Since(first[name]) > tellFor
+			if gone {
+				o.mu.Lock()
+				n := o.outbox.Forget(name)
+				o.mu.Unlock()
+				i.m.noticesForgotten.Add(float64(n))
+				i.log.Info("a replica is not told of what is stored any more", "instance", name, "notices", n, "err", err)
+			}
+			if err == nil || gone {
 				delete(failures, name)
+				delete(first, name)
+				delete(next, name)
 				continue
 			}
 			failures[name]++

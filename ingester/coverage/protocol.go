@@ -1,5 +1,7 @@
 package coverage
 
+import "slices"
+
 // Effect is what a notice does to a unit: a block, or a head, which is stored or
 // let go as a whole.
 type Effect uint8
@@ -56,15 +58,14 @@ func (s Stage) Claims() bool { return s >= Stored }
 func (s Stage) Ends() bool { return s >= Told }
 
 // Rank returns the place of self in a stream's walk: 0 stores at once, the
-// others later and later. Who is not among the first rf, for it got a push in
-// place of one of them or the ring has changed, comes after all of them.
+// others later and later. The walk goes on behind the rf replicas: an instance
+// there may have got a push in place of one of them, or have been one before the
+// ring changed. Who is not in it comes after all.
 func Rank(self string, walk []string, rf int) int {
-	for k := range min(rf, len(walk)) {
-		if walk[k] == self {
-			return k
-		}
+	if k := slices.Index(walk, self); k >= 0 {
+		return k
 	}
-	return rf
+	return max(rf, len(walk))
 }
 
 // Turn says when a replica stores a chunk that it has closed, if nobody else has
@@ -183,6 +184,16 @@ func (o *Outbox) Done(to string, taken []Notice) {
 
 func same(a, b *Notice) bool {
 	return a.Labels == b.Labels && a.Tenant == b.Tenant && len(a.Entries) == len(b.Entries) && len(a.Entries) > 0 && &a.Entries[0] == &b.Entries[0]
+}
+
+// Forget drops the notices for a replica and returns how many there were.
+func (o *Outbox) Forget(to string) int {
+	q := o.queues[to]
+	if q == nil {
+		return 0
+	}
+	delete(o.queues, to)
+	return len(q.notices)
 }
 
 // Replicas returns for whom there are notices.

@@ -88,7 +88,7 @@ func (p *peers) Place(token uint32) (rank int, others []string) {
 	}
 	var walk []string
 	var buf [ring.MaxReplicas]int
-	for _, k := range turns.Replicas(token, p.rf, buf[:0]) {
+	for _, k := range turns.Replicas(token, ring.MaxReplicas, buf[:0]) {
 		walk = append(walk, turns.Instances()[k].ID)
 	}
 	rank = coverage.Rank(p.self, walk, p.rf)
@@ -102,7 +102,7 @@ func (p *peers) Place(token uint32) (rank int, others []string) {
 			others = append(others, id)
 		}
 	}
-	for _, id := range walk {
+	for _, id := range walk[:min(p.rf, len(walk))] {
 		add(id)
 	}
 	for _, k := range all.Replicas(token, min(p.rf+2, ring.MaxReplicas), buf[:0]) {
