@@ -186,7 +186,8 @@ func TestOneCopy(t *testing.T) {
 			t.Errorf("%s: %.3f of the bytes of 1 replica", name, ratio)
 		}
 	}
-	if all.chunks < 2*one.chunks {
+	// Replicas that happen to make the same chunk store it under the same key.
+	if all.chunks < one.chunks*3/2 {
 		t.Errorf("without one-copy %d bytes of chunks are stored, with 1 replica %d: this test measures nothing", all.chunks, one.chunks)
 	}
 	t.Logf("bytes at RF 3 / RF 1: %.3f; ended together %.3f; without one-copy %.3f",
