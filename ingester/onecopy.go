@@ -186,7 +186,12 @@ func (i *Ingester) askOthers(ctx context.Context, list []*openChunk) {
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, i.cfg.FlushTimeout)
+	// Who does not answer at all is given up by the network much earlier.
+	within := 5 * i.cfg.FlushTimeout
+	if at, ok := ctx.Deadline(); ok {
+		within = min(within, time.Until(at)/2) // the rest is for what they do not store
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	var wg sync.WaitGroup
 	for name := range ask {
