@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -59,15 +60,27 @@ func RemoveBinary() {
 	}
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listens on.
+// ports are those that FreePort has given out.
+var ports sync.Map
+
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It is below
+// those that the system gives to outgoing connections: until a server listens
+// there, and while it is down, nobody else is likely to take it.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10000 + rand.IntN(22000)
+		if _, taken := ports.LoadOrStore(port, true); taken {
+			continue
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // Server is a loki-go process, and what a new one needs to take its place.
