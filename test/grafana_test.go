@@ -347,7 +347,7 @@ func TestGrafana(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				q := logqlCase{path: c.path, params: c.params}
+				q := logqlCase{testkit.LogQLCase{Path: c.path, Params: c.params}}
 				if a, b := q.normal(got), q.normal(want); a != b && !sameNumbers(a, b, q.precision()) && !strings.HasPrefix(c.path, "index/stats") {
 					t.Errorf("\n ours %s\n loki %s", around(a, b), around(b, a))
 				}
