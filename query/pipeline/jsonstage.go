@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/loki-go/loki-go/query/lenient"
 	"github.com/loki-go/loki-go/query/logql"
 )
 
@@ -79,7 +80,7 @@ type jsonStage struct {
 	blanks  []byte             // keys without escapes
 	depth   int
 	current *state
-	each    func(key, v []byte, kind jsonKind) error
+	each    func(key, v []byte, kind lenient.Kind) error
 
 	paths map[string][]string // keys on the way to labels, if they are asked for
 	keys  []string            // to the object that is being read, if so
@@ -96,9 +97,9 @@ func (j *jsonStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 		return line, true
 	}
 	j.prefix, j.blanks, j.current, j.depth = j.prefix[:0], j.blanks[:0], s, 0
-	t := newJSONText(line)
-	j.plain, j.ascii = t.plain, isASCII(line)
-	switch err := t.object(&j.blanks, j.each); err {
+	t := lenient.NewJSON(line)
+	j.plain, j.ascii = t.Plain, isASCII(line)
+	switch err := t.Object(&j.blanks, j.each); err {
 	case nil, errEnough:
 	case errNoUse:
 		return line, false
@@ -108,11 +109,11 @@ func (j *jsonStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 	return line, true
 }
 
-func (j *jsonStage) pair(key, v []byte, kind jsonKind) (err error) {
+func (j *jsonStage) pair(key, v []byte, kind lenient.Kind) (err error) {
 	switch kind {
-	case jsonString, jsonNumber, jsonBool:
+	case lenient.String, lenient.Number, lenient.Bool:
 		err = j.label(key, v, kind)
-	case jsonObject:
+	case lenient.Object:
 		return j.object(key, v)
 	}
 	if j.current.hints.complete() {
@@ -133,7 +134,7 @@ func (j *jsonStage) object(key, v []byte) (err error) {
 		defer func() { j.keys = j.keys[:len(j.keys)-1] }()
 	}
 	if j.current.hints.wantsPrefix(j.prefix) {
-		err = jsonText{v, j.plain}.object(&j.blanks, j.each)
+		err = lenient.JSON{Text: v, Plain: j.plain}.Object(&j.blanks, j.each)
 	}
 	j.depth--
 	j.prefix = j.prefix[:n]
@@ -151,7 +152,7 @@ func (j *jsonStage) join(key []byte) {
 	j.prefix = appendName(j.prefix, key)
 }
 
-func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
+func (j *jsonStage) label(key, v []byte, kind lenient.Kind) error {
 	s := j.current
 	var name string
 	if j.depth == 0 {
@@ -173,7 +174,7 @@ func (j *jsonStage) label(key, v []byte, kind jsonKind) error {
 	if j.paths != nil {
 		j.paths[name] = append(slices.Clone(j.keys), string(key))
 	}
-	if kind == jsonString && !(j.plain && j.ascii) {
+	if kind == lenient.String && !(j.plain && j.ascii) {
 		v = s.text(v)
 	}
 	s.add(name, v)
@@ -265,7 +266,7 @@ func (p *jsonPaths) run(_ int64, line []byte, s *state) ([]byte, bool) {
 }
 
 // report enters the value at path i.
-func (p *jsonPaths) report(i int, v []byte, kind jsonKind, err error) {
+func (p *jsonPaths) report(i int, v []byte, kind lenient.Kind, err error) {
 	s := p.current
 	if err != nil {
 		s.fail(errJSON, err)
@@ -276,9 +277,9 @@ func (p *jsonPaths) report(i int, v []byte, kind jsonKind, err error) {
 		name = p.cache.suffixed(name)
 	}
 	switch kind {
-	case jsonNull:
+	case lenient.Null:
 		v = nil
-	case jsonObject:
+	case lenient.Object:
 	default:
 		v = s.text(v)
 	}
@@ -290,7 +291,7 @@ func (p *jsonPaths) report(i int, v []byte, kind jsonKind, err error) {
 // It does not care about commas, so that it finds what is there in a line that
 // is cut off.
 func (p *jsonPaths) scan(b []byte) {
-	t := newJSONText(b)
+	t := lenient.NewJSON(b)
 	level, left := 0, len(p.paths)
 	for i := 0; i < len(b); i++ {
 		switch b[i] {
@@ -300,10 +301,10 @@ func (p *jsonPaths) scan(b []byte) {
 			level--
 		case '[':
 			if level < 0 {
-				p.report(-1, nil, 0, errMalformed)
+				p.report(-1, nil, 0, lenient.ErrMalformed)
 				return
 			}
-			n, end := p.array(jsonText{b[i:], t.plain}, level)
+			n, end := p.array(lenient.JSON{Text: b[i:], Plain: t.Plain}, level)
 			if end < 0 {
 				return
 			}
@@ -312,11 +313,11 @@ func (p *jsonPaths) scan(b []byte) {
 			}
 			i += end - 1
 		case '"':
-			end, escaped := t.stringEnd(i + 1)
+			end, escaped := t.StringEnd(i + 1)
 			if end < 0 {
 				return
 			}
-			next := blank(b, end+1)
+			next := lenient.Blank(b, end+1)
 			if next < 0 {
 				return
 			}
@@ -326,7 +327,7 @@ func (p *jsonPaths) scan(b []byte) {
 			}
 			if level <= p.deep {
 				if level < 1 {
-					p.report(-1, nil, 0, errMalformed)
+					p.report(-1, nil, 0, lenient.ErrMalformed)
 					return
 				}
 				key, ok := p.key(b[i+1:end], escaped)
@@ -339,7 +340,7 @@ func (p *jsonPaths) scan(b []byte) {
 						continue
 					}
 					p.found[n] = true
-					v, kind, _, err := t.value(next + 1)
+					v, kind, _, err := t.Value(next + 1)
 					p.report(n, v, kind, err)
 					if left--; left == 0 {
 						return
@@ -355,7 +356,7 @@ func (p *jsonPaths) key(b []byte, escaped bool) (string, bool) {
 	if !escaped {
 		return p.cache.as(b), true
 	}
-	out, ok := unescape(p.blank[:0], b)
+	out, ok := lenient.Unescape(p.blank[:0], b)
 	p.blank = out
 	return p.cache.as(out), ok
 }
@@ -372,8 +373,8 @@ func (p *jsonPaths) onPath(n, level int) bool {
 
 // array reports the values in the array that t begins with, and returns how
 // many paths it settled, and where the array ends (-1: nowhere).
-func (p *jsonPaths) array(t jsonText, level int) (settled, end int) {
-	end = t.blockEnd(0)
+func (p *jsonPaths) array(t lenient.JSON, level int) (settled, end int) {
+	end = t.BlockEnd(0)
 	if end < 0 {
 		return 0, -1
 	}
@@ -385,13 +386,13 @@ func (p *jsonPaths) array(t jsonText, level int) (settled, end int) {
 		if err != nil {
 			continue
 		}
-		v, kind, ok := t.element(want)
+		v, kind, ok := element(t, want)
 		if !ok {
 			continue
 		}
 		p.found[n] = true
 		settled++
-		if v, kind, ok = descend(jsonText{v, t.plain}, kind, path[level+1:]); ok {
+		if v, kind, ok = descend(lenient.JSON{Text: v, Plain: t.Plain}, kind, path[level+1:]); ok {
 			p.report(n, v, kind, nil)
 		}
 	}
@@ -399,21 +400,21 @@ func (p *jsonPaths) array(t jsonText, level int) (settled, end int) {
 }
 
 // element returns the element of the array that t begins with.
-func (t jsonText) element(want int) (v []byte, kind jsonKind, ok bool) {
-	b, i := t.b, 1
+func element(t lenient.JSON, want int) (v []byte, kind lenient.Kind, ok bool) {
+	b, i := t.Text, 1
 	for n := 0; ; n++ {
-		j := blank(b, i)
+		j := lenient.Blank(b, i)
 		if j < 0 || b[j] == ']' {
 			return nil, 0, false
 		}
-		v, kind, end, err := t.value(j)
+		v, kind, end, err := t.Value(j)
 		if err != nil {
 			return nil, 0, false
 		}
 		if n == want {
 			return v, kind, true
 		}
-		if i = blank(b, end); i < 0 || b[i] != ',' {
+		if i = lenient.Blank(b, end); i < 0 || b[i] != ',' {
 			return nil, 0, false
 		}
 		i++
@@ -421,27 +422,27 @@ func (t jsonText) element(want int) (v []byte, kind jsonKind, ok bool) {
 }
 
 // descend goes down a path from a value.
-func descend(t jsonText, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) {
+func descend(t lenient.JSON, kind lenient.Kind, path jsonPath) ([]byte, lenient.Kind, bool) {
 	for _, step := range path {
 		if strings.HasPrefix(step, "[") {
 			n, err := strconv.Atoi(strings.Trim(step, "[]"))
-			if err != nil || kind != jsonArray {
+			if err != nil || kind != lenient.Array {
 				return nil, 0, false
 			}
 			var ok bool
-			if t.b, kind, ok = t.element(n); !ok {
+			if t.Text, kind, ok = element(t, n); !ok {
 				return nil, 0, false
 			}
 			continue
 		}
-		if kind != jsonObject {
+		if kind != lenient.Object {
 			return nil, 0, false
 		}
 		var scratch []byte
 		found := false
-		err := t.object(&scratch, func(key, in []byte, k jsonKind) error {
+		err := t.Object(&scratch, func(key, in []byte, k lenient.Kind) error {
 			if string(key) == step {
-				t.b, kind, found = in, k, true
+				t.Text, kind, found = in, k, true
 				return errEnough
 			}
 			return nil
@@ -450,5 +451,5 @@ func descend(t jsonText, kind jsonKind, path jsonPath) ([]byte, jsonKind, bool) 
 			return nil, 0, false
 		}
 	}
-	return t.b, kind, true
+	return t.Text, kind, true
 }

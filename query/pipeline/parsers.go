@@ -4,6 +4,7 @@ import (
 	"errors"
 	"regexp"
 
+	"github.com/loki-go/loki-go/query/lenient"
 	"github.com/loki-go/loki-go/query/logql"
 )
 
@@ -104,15 +105,15 @@ func (u *unpack) run(_ int64, line []byte, s *state) ([]byte, bool) {
 	}
 	u.pairs, u.blanks = u.pairs[:0], u.blanks[:0]
 	entry, packed := line, false
-	err := newJSONText(line).object(&u.blanks, func(key, v []byte, kind jsonKind) error {
-		if kind != jsonString {
+	err := lenient.NewJSON(line).Object(&u.blanks, func(key, v []byte, kind lenient.Kind) error {
+		if kind != lenient.String {
 			return nil
 		}
 		if string(key) == packedEntry {
 			at := len(s.arena)
-			out, ok := unescape(s.arena, v)
+			out, ok := lenient.Unescape(s.arena, v)
 			if !ok {
-				return errEscape
+				return lenient.ErrEscape
 			}
 			s.arena = out
 			entry, packed = s.written(at), true
