@@ -313,22 +313,26 @@ func (c *chaos) check(when string, client *testkit.Client) {
 // TestChaos does all that can be done to a cluster without losing two ingesters
 // at once, in random order, while clients push and query. No answer may lack an
 // acknowledged line, or have one twice; at the end the bucket has all of them,
-// for loki-go as for stock Loki. LOKI_GO_CHAOS says how often all of it is done,
-// and for longer; LOKI_GO_SEED repeats the choices.
+// for loki-go as for stock Loki. LOKI_GO_CHAOS says for how long all of it is done,
+// over and over (1h); LOKI_GO_SEED repeats the choices.
 func TestChaos(t *testing.T) {
 	c := newChaos(t)
-	rounds := 1
+	pause := 150 * time.Millisecond
+	var end time.Time
 	if text := os.Getenv("LOKI_GO_CHAOS"); text != "" {
-		if _, err := fmt.Sscan(text, &rounds); err != nil {
+		d, err := time.ParseDuration(text)
+		if err != nil {
 			t.Fatalf("LOKI_GO_CHAOS: %v", err)
 		}
+		end = time.Now().Add(d)
 		c.long = true
+		pause *= 4 // every check reads all lines
 	}
-	c.load = pushing(t, &testkit.Workload{Senders: c.balancedSenders(), Lines: 10, Pause: 150 * time.Millisecond})
+	c.load = pushing(t, &testkit.Workload{Senders: c.balancedSenders(), Lines: 10, Pause: pause})
 	asked := querying(t, &queries{
 		client: allAtOnce(c.gateways[0].Client("")), w: c.load.Workload, pause: time.Second, timeout: 20 * time.Second,
 	}, 1)
-	for range rounds {
+	for first := true; first || time.Now().Before(end); first = false {
 		for _, i := range c.rng.Perm(len(harms)) {
 			acked, retries, begin := c.load.Acked(), c.load.Retries(), time.Now()
 			harms[i].do(c)
