@@ -45,6 +45,8 @@
 //	body that cannot be decompressed      the same for all of it
 //	entries refused for good              the same, by the gateway: sent again
 //	                                      they would be refused again
+//	entry refused for the moment (a       pushed again, alone, as in the next case
+//	limit on rate or streams)
 //	nothing is known to be stored         tried again for Config.Hold; then the
 //	                                      connection is closed without an ack, and
 //	                                      the client sends the chunk again. A

@@ -147,6 +147,85 @@ func TestRefusedIsAcknowledged(t *testing.T) {
 	f("all", push.Errorf(push.MissingLabels, "no labels"), "missing_labels", 2, 0)
 }
 
+// limitedSink refuses lines that begin with "limited" until the n-th push, and
+// those that begin with "old" for good.
+func limitedSink(n int32) (*fakeSink, *atomic.Int32) {
+	tries := new(atomic.Int32)
+	return &fakeSink{onPush: func(_ context.Context, b *push.Batch) error {
+		try := tries.Add(1)
+		rej := push.Rejected{Total: len(b.Entries)}
+		for i := range b.Entries {
+			e := &b.Entries[i]
+			switch line := string(b.Bytes(e.Line)); {
+			case strings.HasPrefix(line, "limited") && try < n:
+				e.Reject = push.StreamRateLimit
+			case strings.HasPrefix(line, "old"):
+				e.Reject = push.TooOld
+			default:
+				continue
+			}
+			rej.Add(e.Reject, "{}", 1, 10, func() string { return "refused" })
+		}
+		if rej.Entries == 0 {
+			return nil
+		}
+		return &rej
+	}}, tries
+}
+
+// What a stream's or a tenant's limits refuse for the moment is pushed again,
+// alone, and not acknowledged before.
+func TestRefusedForTheMoment(t *testing.T) {
+	f := func(opts ...any) {
+		t.Helper()
+		sink, tries := limitedSink(3)
+		r := newRig(t, sink, "auto", nil)
+		c := r.connect(t)
+		send(t, c, enc(append(list{"t", list{event(1, "one"), event(2, "limited"), event(3, "old"), event(4, "two"), 7}}, opts...)))
+		if len(opts) > 0 {
+			expect(t, c, ackOf("one"))
+		}
+		c.CloseWrite()
+		expectEnd(t, c)
+		var each []string
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		for _, b := range sink.batches {
+			var lines []string
+			for _, e := range b.entries {
+				lines = append(lines, e.line)
+			}
+			each = append(each, strings.Join(lines, " "))
+		}
+		if want := []string{"one limited old two", "limited", "limited"}; !slices.Equal(each, want) || tries.Load() != 3 {
+			t.Fatalf("pushed %q, %d times", each, tries.Load())
+		}
+		if first, rest := sink.batches[0].dead, sink.batches[1].dead; len(first) != 1 || len(rest) != 0 {
+			t.Fatalf("dead letters %q, then %q", first, rest)
+		}
+		if n := r.value(t, "refused_entries_total", ""); n != 1 {
+			t.Fatalf("%v refused", n)
+		}
+		if n := r.value(t, "stored_entries_total", ""); n != 3 {
+			t.Fatalf("%v stored", n)
+		}
+	}
+	f(chunk("one"))
+	f()
+}
+
+// When the sender has waited for as long as it should, it gets no ack.
+func TestRefusedForTheMomentTooLong(t *testing.T) {
+	sink, _ := limitedSink(1 << 30)
+	r := newRig(t, sink, "auto", func(c *Config) { c.Hold = 0 })
+	c := r.connect(t)
+	send(t, c, enc(list{"t", list{event(1, "one"), event(2, "limited")}, chunk("one")}))
+	expectEnd(t, c)
+	if n := r.value(t, "acks_total", ""); n != 0 {
+		t.Fatalf("%v acks", n)
+	}
+}
+
 // A message without a chunk has no other copy: it is tried until it is stored.
 func TestWithoutChunkIsTriedAgain(t *testing.T) {
 	var tries atomic.Int32

@@ -84,16 +84,17 @@ const (
 // wanted, for Config.Hold, else until the server must end.
 func (c *conn) pushUntil(b *push.Batch, wanted bool) error {
 	giveUp := time.Now().Add(c.s.cfg.Hold)
-	entries := len(b.Entries) // the sink may take refused ones out
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		entries := len(b.Entries) // the sink may take refused ones out
 		err := c.s.d.Sink.Push(c.s.ctx, b)
 		if err == nil {
 			c.s.metrics.stored.Add(float64(entries))
 			return nil
 		}
-		if c.refused(entries, err) {
+		if c.settled(b, entries, err) {
 			return nil
 		}
+		entries = len(b.Entries)
 		wait := retryAfter(err, pause)
 		switch end := time.Now().Add(wait); {
 		case c.s.ctx.Err() != nil, wanted && end.After(giveUp), c.s.draining() && end.After(c.s.drainBy):
@@ -115,18 +116,25 @@ func retryAfter(err error, pause time.Duration) time.Duration {
 	return pause + rand.N(pause/4+1)
 }
 
-// refused counts and logs which of n entries have been refused for good; false
-// if err does not say that of any.
-func (c *conn) refused(n int, err error) bool {
+// settled counts and logs what err says of b's n entries. It returns false if
+// b has entries that are to be pushed again, and then no others.
+func (c *conn) settled(b *push.Batch, n int, err error) bool {
 	var some *push.Rejected
 	var all *push.Error
+	again := false
 	switch {
 	case errors.As(err, &some):
 		c.s.metrics.stored.Add(float64(n - min(n, some.Entries)))
+		n = 0
 		for _, g := range some.Groups {
-			c.s.metrics.refused.WithLabelValues(g.Reason.String()).Add(float64(g.Count))
+			if !g.Reason.Retryable() {
+				c.s.metrics.refused.WithLabelValues(g.Reason.String()).Add(float64(g.Count))
+				n += g.Count
+			}
 		}
-		n = some.Entries
+		if again = some.Retryable(); again {
+			b.KeepRetryable()
+		}
 	case errors.As(err, &all) && !all.Reason.Retryable() && all.Reason != push.NoTenant:
 		// That no tenant is set is a mistake on this side; until it is mended
 		// clients keep what they have.
@@ -134,6 +142,8 @@ func (c *conn) refused(n int, err error) bool {
 	default:
 		return false
 	}
-	c.s.logs.Warn("entries refused for good, they are acknowledged", "peer", c.peer, "entries", n, "err", err)
-	return true
+	if n > 0 {
+		c.s.logs.Warn("entries refused for good, they are acknowledged", "peer", c.peer, "entries", n, "err", err)
+	}
+	return !again
 }

@@ -181,7 +181,8 @@ func (s *Server) settled(b *push.Batch, err error, from string) bool {
 				s.metrics.refused.WithLabelValues(g.Reason.String()).Add(float64(g.Count))
 			}
 		}
-		if some.Retryable() && keepRetryable(b) > 0 {
+		if some.Retryable() {
+			b.KeepRetryable()
 			return false
 		}
 	case errors.As(err, &all) && !all.Reason.Retryable() && all.Reason != push.NoTenant:
@@ -193,29 +194,4 @@ func (s *Server) settled(b *push.Batch, err error, from string) bool {
 	}
 	s.warn.Warn("syslog messages refused for good", "from", from, "err", err)
 	return true
-}
-
-// keepRetryable leaves in b the entries that were refused and may be accepted
-// later, and returns their number.
-func keepRetryable(b *push.Batch) int {
-	n := 0
-	for i := range b.Streams {
-		st := &b.Streams[i]
-		whole := st.Reject
-		st.Reject = push.OK
-		entries := b.StreamEntries(st)
-		for j := range entries {
-			e := &entries[j]
-			if max(whole, e.Reject).Retryable() {
-				e.Reject = push.OK
-				n++
-			} else {
-				e.Reject = push.Malformed // any reason: it is left out
-			}
-		}
-	}
-	if n > 0 {
-		b.Rebuild()
-	}
-	return n
 }

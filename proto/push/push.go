@@ -240,6 +240,48 @@ func (b *Batch) Rebuild() {
 	b.Body, b.Codec, b.Stale = b.body, CodecSnappy, false
 }
 
+// KeepRetryable leaves in b the entries that are marked with a refusal which may
+// pass, unmarked, and returns their number. It is for who sends the batch again
+// after a *Rejected: all else is settled by then, stored or refused for good,
+// and so are buried pieces. Where it returns 0 the batch is as it was. What is
+// left has no ID, as that of the batch stood for all of it.
+func (b *Batch) KeepRetryable() int {
+	n := 0
+	for i := range b.Streams {
+		s := &b.Streams[i]
+		for _, e := range b.StreamEntries(s) {
+			if mayPass(s, &e) {
+				n++
+			}
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	for i := range b.Streams {
+		s := &b.Streams[i]
+		entries := b.StreamEntries(s)
+		for j := range entries {
+			e := &entries[j]
+			if mayPass(s, e) {
+				e.Reject = OK
+			} else {
+				e.Reject = Malformed // any reason: it is left out
+			}
+		}
+		s.Reject = OK
+	}
+	clear(b.Dead)
+	b.Dead, b.DeadLeft, b.deadBytes, b.ID = b.Dead[:0], 0, 0, ID{}
+	b.Rebuild()
+	return n
+}
+
+// mayPass reports whether an entry was refused, and only for the moment.
+func mayPass(s *Stream, e *Entry) bool {
+	return e.Reject.Retryable() || e.Reject == OK && s.Reject.Retryable()
+}
+
 // --- decoding of logproto.PushRequest -------------------------------------
 
 var errTruncated = errors.New("push: truncated protobuf")

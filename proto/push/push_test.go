@@ -1091,3 +1091,44 @@ func BenchmarkRebuild(b *testing.B) {
 		batch.Rebuild()
 	}
 }
+
+func TestKeepRetryable(t *testing.T) {
+	bl := NewBuilder(Get())
+	for _, labels := range []string{`{a="1"}`, `{a="2"}`, `{a="3"}`} {
+		k := bl.Stream([]byte(labels))
+		for _, line := range []string{"x", "y", "z"} {
+			bl.EntryExact(k, 1, []byte(line))
+		}
+	}
+	b := bl.Finish()
+	defer b.Release()
+	b.ID = ID{1}
+	b.Bury(Malformed, "no event", []byte("piece"))
+	if n := b.KeepRetryable(); n != 0 || len(b.Entries) != 9 || len(b.Dead) != 1 || b.ID != (ID{1}) {
+		t.Fatalf("%d of %d entries kept, %d pieces, where nothing was refused", n, len(b.Entries), len(b.Dead))
+	}
+	b.Entries[1].Reject = StreamRateLimit
+	b.Entries[2].Reject = TooOld
+	b.Streams[1].Reject = StreamLimit
+	b.Entries[3].Reject = LineTooLong
+	b.Streams[2].Reject = MissingLabels
+	if n := b.KeepRetryable(); n != 3 {
+		t.Fatalf("%d entries kept", n)
+	}
+	var got []string
+	for i := range b.Streams {
+		s := &b.Streams[i]
+		for _, e := range b.StreamEntries(s) {
+			if e.Reject != OK || s.Reject != OK {
+				t.Errorf("%s in %s is marked", b.Bytes(e.Line), b.Bytes(s.RawLabels))
+			}
+			got = append(got, string(b.Bytes(s.RawLabels))+string(b.Bytes(e.Line)))
+		}
+	}
+	if want := []string{`{a="1"}y`, `{a="2"}y`, `{a="2"}z`}; !slices.Equal(got, want) {
+		t.Errorf("kept %q", got)
+	}
+	if len(b.Dead) != 0 || b.DeadLeft != 0 || b.ID != (ID{}) {
+		t.Errorf("%d pieces and id %x are left", len(b.Dead), b.ID)
+	}
+}
