@@ -76,6 +76,9 @@ func (c *check) run() {
 	hits := 0
 	for i := range c.b.Streams {
 		s := &c.b.Streams[i]
+		if s.Reject.Retryable() {
+			s.Reject = push.OK // by an earlier try, which has failed as a whole
+		}
 		if s.Reject != push.OK {
 			continue // refused before it came here, and counted there
 		}
@@ -152,6 +155,9 @@ func (c *check) entries(s *push.Stream) (count, size int) {
 // entry checks an entry that has metadata or breaks a rule. It returns its
 // size.
 func (c *check) entry(s *push.Stream, e *push.Entry) (size int, ok bool) {
+	if e.Reject.Retryable() {
+		e.Reject = push.OK // by an earlier try
+	}
 	if e.Reject != push.OK {
 		return 0, false // refused before it came here, and counted there
 	}

@@ -182,6 +182,54 @@ func TestEntriesOfARetryableStream(t *testing.T) {
 	}
 }
 
+// TestTriedAgain: what a limit refused in a try that failed as a whole is looked
+// at again when the receiver comes with the same batch.
+func TestTriedAgain(t *testing.T) {
+	f := func(name string, streamRate bool, push1 func(b *push.Batch) error) {
+		t.Helper()
+		e := newEnv(t, 1, func(_ *Config, l *limits.Limits) {
+			if streamRate {
+				l.PerStreamRateLimit, l.PerStreamRateLimitBurst = 1, 1
+			}
+		})
+		if streamRate {
+			if err := e.push(one(lone, at(0, "x"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tries := 0
+		e.replicas["a"].push = func(_ context.Context, b *push.Batch) error {
+			if tries++; tries == 1 {
+				return push1(b)
+			}
+			return nil
+		}
+		b := e.batch(one(lone, at(0, "y")), one(`{service_name="t"}`, at(0, "z")))
+		defer b.Release()
+		var pe *push.Error
+		if err := e.keep(b); !errors.As(err, &pe) || pe.Reason != push.DiskLow {
+			t.Fatalf("%s: got %v", name, err)
+		}
+		e.now.Add(int64(time.Hour))
+		if err := e.keep(b); err != nil {
+			t.Fatalf("%s: got %v", name, err)
+		}
+		if got := e.replicas["a"].got[lone]; !strings.HasSuffix(got[len(got)-1], " y") {
+			t.Fatalf("%s: stored %q", name, got)
+		}
+	}
+	full := push.Errorf(push.DiskLow, "disk is full")
+	f("by the gateway", true, func(*push.Batch) error { return full })
+	f("by the ingester, a stream", false, func(b *push.Batch) error {
+		b.Streams[0].Reject = push.StreamLimit
+		return full
+	})
+	f("by the ingester, an entry", false, func(b *push.Batch) error {
+		b.Entries[0].Reject = push.StreamLimit
+		return full
+	})
+}
+
 func TestBuriedPieces(t *testing.T) {
 	e := newEnv(t, 1, nil)
 	b := push.Get()
