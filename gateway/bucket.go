@@ -18,9 +18,12 @@ type bucket struct {
 func (b *bucket) take(now int64, n, rate, burst float64) (wait time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if now > b.since { // clocks may step back
-		b.used = max(0, b.used-float64(now-b.since)/1e9*rate)
+	switch gone := now - b.since; {
+	case gone > 0:
+		b.used = max(0, b.used-float64(gone)/1e9*rate)
 		b.since = now
+	case gone < -int64(disorder):
+		b.since = now // or it would not fill before the clock is there again
 	}
 	const rounding = 1e-6 // bytes; far above that of float64
 	if missing := b.used + min(n, burst) - burst; missing > rounding {
@@ -30,6 +33,10 @@ func (b *bucket) take(now int64, n, rate, burst float64) (wait time.Duration, ok
 	b.used += n
 	return 0, true
 }
+
+// disorder is by how much pushes that run side by side may bring the time out of
+// order. By more it was set back.
+const disorder = time.Second
 
 // give returns n that was taken.
 func (b *bucket) give(n float64) {
