@@ -23,9 +23,9 @@
 // again. An entry is stored when RF/2+1 replicas have it. Push returns then,
 // and the others finish in the background, within their deadline and within a
 // bound on the bytes that may be held that way. A replica that is not ACTIVE is
-// not asked; one that is unreachable, about to leave or without disk space is
-// replaced by the next on the ring. One that is overloaded is not: its load
-// would go on to the next.
+// not asked; one that is unreachable, about to leave, without disk space or with
+// a fault of its own is replaced by the next on the ring. One that is overloaded
+// is not: its load would go on to the next.
 //
 // # Push ids
 //

@@ -304,7 +304,7 @@ func replaceable(err error) bool {
 		return true // unreachable, or too slow
 	}
 	switch e.Reason {
-	case push.Leaving, push.Replaying, push.DiskLow:
+	case push.Leaving, push.Replaying, push.DiskLow, push.Internal: // the last is that of a disk that is broken
 		return true
 	}
 	return false

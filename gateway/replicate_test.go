@@ -212,6 +212,7 @@ func TestReplacement(t *testing.T) {
 		"leaving":     push.Errorf(push.Leaving, "shutting down"),
 		"replaying":   push.Errorf(push.Replaying, "replaying the WAL"),
 		"disk low":    push.Errorf(push.DiskLow, "disk is full"),
+		"broken disk": push.Errorf(push.Internal, "ingester: wal: write segment 7: input/output error"),
 		"unreachable": errors.New("connection refused"),
 	} {
 		e := newEnv(t, 5, func(cfg *Config, _ *limits.Limits) { cfg.ReplicationFactor = 3 })
