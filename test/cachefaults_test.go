@@ -89,6 +89,7 @@ func (c *cacheServer) signal(sig syscall.Signal) {
 // stored and queried, at a random moment. No push, flush or query fails or lacks anything: the
 // cache's errors are counted, and when it is back it is used again.
 func TestCacheFaults(t *testing.T) {
+	t.Parallel()
 	seed := newSeed(t)
 	for _, kind := range []string{"memcached", "redis"} {
 		for name, f := range map[string]struct{ out, end func(*cacheServer) }{

@@ -102,6 +102,7 @@ func (c *clusterOf) senders() []testkit.Sender {
 // turn, and then looks for every acknowledged line: in memory and bucket
 // together, and in the bucket alone.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

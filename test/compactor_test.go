@@ -19,6 +19,7 @@ import (
 // works and the other waits. When the first is killed the other goes on, and
 // when that one ends in peace a third does, while lines come in.
 func TestCompactorsTakeTurns(t *testing.T) {
+	t.Parallel()
 	t.Run("filesystem", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()

@@ -125,6 +125,7 @@ func files(t *testing.T, dir string) []string {
 // filled while fsck ran beside, has it made again from the chunks, and reads
 // every line back with loki-go and with stock Loki, as the examples start it.
 func TestIndexIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	t.Run("filesystem", func(t *testing.T) {
 		dir := t.TempDir()
 		indexIsMadeAgain(t, dir, filepath.Join(dir, "objects"), nil, func() string {

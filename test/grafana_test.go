@@ -311,6 +311,7 @@ func (c *grafanaCall) ask(base string) (answer, error) {
 // TestGrafana makes the requests that Grafana makes: each is answered with
 // what Grafana needs, and as stock Loki answers it.
 func TestGrafana(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	start := time.Now().Add(-20 * time.Minute).Truncate(time.Minute).UnixNano()
 	s := testkit.NewServer(t, t.TempDir(), "-limits.discover-service-name=")
@@ -364,6 +365,7 @@ func TestGrafana(t *testing.T) {
 // TestGrafanaLive follows lines as Grafana's backend does, over a WebSocket,
 // on loki-go and on stock Loki.
 func TestGrafanaLive(t *testing.T) {
+	t.Parallel()
 	s := testkit.NewServer(t, t.TempDir(), "-limits.discover-service-name=")
 	s.Start()
 	loki := startWholeLoki(t)

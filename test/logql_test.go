@@ -184,6 +184,7 @@ func (c *logqlCase) precision() float64 {
 // TestLogQLLikeLoki puts the same lines into loki-go and into stock Loki, and
 // compares the answers to the queries of testdata/logql.txt.
 func TestLogQLLikeLoki(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	start := time.Now().Add(-90 * time.Minute).Truncate(10 * time.Minute).UnixNano()
 	streams := testkit.LogQLStreams(start)

@@ -245,6 +245,7 @@ func compare(t *testing.T, what string, got, want []testkit.Stream) {
 // TestS3Outage pushes while the store is gone, at the start too: everything is
 // taken, and stored when it is back.
 func TestS3Outage(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	store := s3server.New(t, "logs")
 	store.Kill()

@@ -27,6 +27,7 @@ import (
 // when retention has dropped a stream, all others. A Loki that runs meanwhile
 // sees the same as one that starts later.
 func TestStockLokiReadsWhatWeWrote(t *testing.T) {
+	t.Parallel()
 	t.Run("filesystem", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()

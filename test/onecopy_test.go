@@ -130,6 +130,7 @@ func (c *clusterOf) flush() {
 // TestOneCopy stores the same lines with one and with three replicas, which is
 // to take the same space in the bucket.
 func TestOneCopy(t *testing.T) {
+	t.Parallel()
 	f := feed{streams: 8, batches: 400, lines: 40, start: time.Now().Add(-10 * time.Minute).UnixNano()}
 	args := []string{
 		"-ingester.chunk-block-size=64KB", "-ingester.chunk-target-size=128KB", "-ingester.chunk-idle-period=1h",
@@ -140,8 +141,8 @@ func TestOneCopy(t *testing.T) {
 		n := f.run(t, c)
 		steps(c)
 		b := c.bucket()
-		most, several := b.most()
-		t.Logf("%s: %d lines, %d objects, %d bytes, %d of them chunks; at most %d copies, %d lines have several", name, n, b.objects, b.bytes, b.chunks, most, several)
+		before, several := b.most()
+		t.Logf("%s: %d lines, %d objects, %d bytes, %d of them chunks; at most %d copies, %d lines have several", name, n, b.objects, b.bytes, b.chunks, before, several)
 		if len(b.copies) != n {
 			t.Errorf("%s: %d lines are stored, of %d", name, len(b.copies), n)
 		}
@@ -150,8 +151,10 @@ func TestOneCopy(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if after := c.bucket(); after.chunks != b.chunks {
-			t.Errorf("%s: the end of the processes stored %d bytes more", name, after.chunks-b.chunks)
+		// Who had ended before the others told it what they stored has that still.
+		after := c.bucket()
+		if most, _ := after.most(); most > max(2, before) || after.chunks > b.chunks+b.chunks/50 {
+			t.Errorf("%s: the end of the processes stored %d bytes more; at most %d copies", name, after.chunks-b.chunks, most)
 		}
 		return b
 	}
@@ -198,6 +201,7 @@ func TestOneCopy(t *testing.T) {
 // TestOneCopyKills kills an ingester with what it was to store: from the bucket
 // alone every acknowledged line is there, in two copies at most.
 func TestOneCopyKills(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, "-ingester.one-copy-grace=8s", "-ingester.chunk-idle-period=1s")
 	w := c.killUnderLoad(c.ingesters[0])
 	c.flush()
@@ -209,6 +213,7 @@ func TestOneCopyKills(t *testing.T) {
 // TestOneCopyManyKills kills one ingester after the other, the last one for good,
 // with a grace so short that all of them store.
 func TestOneCopyManyKills(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, "-ingester.one-copy-grace=500ms")
 	w := c.killUnderLoad(c.ingesters...)
 	c.ingesters[2].Kill()

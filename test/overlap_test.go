@@ -24,6 +24,7 @@ import (
 // right lines in the right order in both directions, also where a limit or a
 // border ends in the middle of an overlap.
 func TestStockLokiReadsOverlappingBlocks(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	dir := t.TempDir()
 	s := testkit.NewServer(t, dir, "-ingester.chunk-block-size=16384", "-ingester.chunk-target-size=32768", "-ingester.index-interval=1h")

@@ -89,6 +89,7 @@ const (
 // entries already: none stores them again. With a fourth ingester pushes are
 // divided among replica sets, so that parts have ids of their own.
 func TestRetriesAreStoredOnce(t *testing.T) {
+	t.Parallel()
 	for _, ingesters := range []int{3, 4} {
 		t.Run(fmt.Sprintf("%d ingesters", ingesters), func(t *testing.T) { retriesAreStoredOnce(t, ingesters) })
 	}

@@ -44,6 +44,7 @@ limits_config: {ingestion_rate_mb: 10000, ingestion_burst_size_mb: 10000, per_st
 // TestStoredBytes: chunks and index of the same lines take no more bytes than
 // those that stock Loki writes with zstd.
 func TestStoredBytes(t *testing.T) {
+	t.Parallel()
 	f := func(name string, spec bench.Spec) {
 		t.Run(name, func(t *testing.T) {
 			var batches []bench.Batch

@@ -113,6 +113,7 @@ const memoryBudget = 300 << 20
 // everything comes back once: from this process, from one that has nothing but
 // the bucket, and from stock Loki.
 func TestStoreFaults(t *testing.T) {
+	t.Parallel()
 	const half = 8 * time.Second
 	seed := newSeed(t)
 	server := s3server.New(t, "logs")
@@ -206,6 +207,7 @@ func TestStoreFaults(t *testing.T) {
 // labels and streams, have an error or everything, and everything when the faults
 // are over.
 func TestStoreFaultsInQueries(t *testing.T) {
+	t.Parallel()
 	seed := newSeed(t)
 	server := s3server.New(t, "logs")
 	store := newFaultyStore(t, server, "logs", seed)
@@ -307,6 +309,7 @@ func TestStoreFaultsInQueries(t *testing.T) {
 // requests at a time than are set, and pushes are taken again: by itself, or
 // sooner if somebody asks for a flush.
 func TestStoreOutage(t *testing.T) {
+	t.Parallel()
 	seed := newSeed(t)
 	server := s3server.New(t)
 	for name, o := range map[string]struct {
