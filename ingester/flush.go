@@ -39,9 +39,13 @@ func (i *Ingester) sweep(now int64) {
 	idle := int64(i.cfg.ChunkIdlePeriod)
 	i.eachStream(func(st *stream) {
 		st.mu.Lock()
+		// The clock may have been set back. What came by the former one is not
+		// kept until that time comes again.
+		st.touched = min(st.touched, now)
 		quiet := now-st.touched >= st.deadline(idle)
 		st.lanes(func(ln *lane) {
 			if c := ln.chunk; c != nil {
+				c.opened = min(c.opened, now)
 				if quiet {
 					i.closeChunk(ln, reasonIdle)
 				} else if now-c.opened >= st.deadline(i.maxAge) {

@@ -90,6 +90,50 @@ func TestDeadlinesAreSpread(t *testing.T) {
 	f("idle after a restart", 2000, true, func(c *Config) *time.Duration { return &c.ChunkIdlePeriod })
 }
 
+// TestClockSetBack: what was open when a clock that was years ahead is set is
+// flushed in time all the same.
+func TestClockSetBack(t *testing.T) {
+	f := func(name string, restart bool, period func(*Config) *time.Duration) {
+		h := newHarness()
+		ck := newClock()
+		right := ck.now()
+		h.now = ck.now
+		h.cfg.FlushCheckPeriod = time.Hour // the test looks for old chunks
+		h.cfg.MaxChunkAge, h.cfg.ChunkIdlePeriod = 100*time.Hour, 100*time.Hour
+		*period(&h.cfg) = time.Hour
+		ck.advance(3 * 365 * 24 * time.Hour)
+		i := h.open(t)
+		defer func() { shut(t, i, false) }()
+		if err := pushLines(t, i, "t", map[string][]line{`{app="a"}`: {{ts: ck.now().UnixNano(), text: "x"}}}); err != nil {
+			t.Fatal(err)
+		}
+		if restart {
+			// Leaves a block with the time at which its chunk was opened.
+			i.eachStream(func(st *stream) {
+				st.mu.Lock()
+				defer st.mu.Unlock()
+				i.seal(&st.main)
+			})
+			waitFor(t, "a block", func() bool { return i.blocks.Stats().Bytes > 0 })
+			shut(t, i, false)
+		}
+		ck.ns.Store(right.UnixNano())
+		if restart {
+			i = h.open(t)
+		}
+		for d := time.Duration(0); d <= time.Hour; d += time.Minute {
+			i.sweep(right.Add(d).UnixNano())
+		}
+		if n := openChunks(i); n != 0 {
+			t.Errorf("%s: %d chunks are open an hour after the clock was set", name, n)
+		}
+	}
+	f("age", false, func(c *Config) *time.Duration { return &c.MaxChunkAge })
+	f("age after a restart", true, func(c *Config) *time.Duration { return &c.MaxChunkAge })
+	f("idle", false, func(c *Config) *time.Duration { return &c.ChunkIdlePeriod })
+	f("idle after a restart", true, func(c *Config) *time.Duration { return &c.ChunkIdlePeriod })
+}
+
 // TestRestartKeepsOldLogsApart replays logs that are years old, of which nobody
 // knows when they came: their deadlines are spread, and none is over.
 func TestRestartKeepsOldLogsApart(t *testing.T) {

@@ -179,7 +179,23 @@ func TestTurns(t *testing.T) {
 	f("first, long after a start", Turn{Closed: 200, Restored: 100}, always(0), 125)
 	f("second, and then first", Turn{Closed: 100}, func(now int64) int { return map[bool]int{true: 1}[now < 150] }, 150)
 	f("third, and then second", Turn{Closed: 100}, func(now int64) int { return 1 + map[bool]int{true: 1}[now < 150] }, 250)
+	f("first, with a clock that was set back", Turn{Closed: 1 << 40, Restored: 1 << 40}, always(0), 125)
+	f("second, with a clock that was set back", Turn{Closed: 1 << 40}, always(1), 200)
 	f("the ring changes all the time", Turn{Closed: 100}, func(now int64) int { return 1 + int(now/50)%2 }, 1700)
+}
+
+// A clock that is set back after a turn was asked for puts it off by a grace at
+// most.
+func TestTurnClockSetBack(t *testing.T) {
+	turn := Turn{Closed: 1 << 40, Restored: 1 << 40}
+	for _, now := range []int64{1 << 40, 1000, 1090} {
+		if turn.Come(now, 1, 100) {
+			t.Fatalf("come at %d", now)
+		}
+	}
+	if !turn.Come(1100, 1, 100) {
+		t.Fatal("not come after a grace")
+	}
 }
 
 func TestRank(t *testing.T) {

@@ -88,8 +88,9 @@ type Turn struct {
 const longest = 16
 
 // Come reports whether the turn of the replica, of this rank at the time now, has
-// come. Times are in ns.
+// come. Times are in ns. If the clock is set back they count from then on anew.
 func (t *Turn) Come(now int64, rank int, grace int64) bool {
+	t.Closed, t.Restored, t.since = min(t.Closed, now), min(t.Restored, now), min(t.since, now)
 	if t.since == 0 {
 		t.rank, t.since = rank, t.Closed
 	}
