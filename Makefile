@@ -62,7 +62,7 @@ clients:
 # With FLUENT_BIT (and FLUENTD) naming their programs these are run, too.
 integration: tools clients build
 	LOKI_GO_TOOLS=$(CURDIR)/bin/tools NODE_PATH=$(CURDIR)/bin/tools/node_modules \
-		$(GO) test -count=1 -timeout 30m -tags integration ./test/... ./plugins/... ./storage/... ./ring/... ./internal/testkit/...
+		$(GO) test -count=1 -timeout 30m -parallel 3 -tags integration ./test/... ./plugins/... ./storage/... ./ring/... ./internal/testkit/...
 
 # Kill the process 20 times under load, ROUNDS times, then do all that can be done
 # to a cluster, for CHAOS and the rest of the round. LOKI_GO_SEED=N repeats the

@@ -61,6 +61,7 @@ func TestConsulAcceptance(t *testing.T) {
 }
 
 func TestConsulSameIDTwice(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	a := ring.Instance{ID: "a", Addr: "10.0.0.1:1", State: ring.Active, Generation: 1}

@@ -99,6 +99,7 @@ func member(i int) ring.Instance {
 }
 
 func TestConsulKilledMember(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	reader := open(t, cfg, Deps{})
@@ -169,6 +170,7 @@ func three(t *testing.T, cfg Config) (reader, writer *Membership, reg *prometheu
 }
 
 func TestConsulRestarted(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	reader, _, reg := three(t, testConfig(s))
 	seen := record(reader)
@@ -193,6 +195,7 @@ func TestConsulRestarted(t *testing.T) {
 }
 
 func TestConsulWiped(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	cfg.SessionTTL = 10 * time.Second
@@ -269,6 +272,7 @@ func awaitService(t *testing.T, s *consulserver.Server, service string, want map
 }
 
 func TestConsulService(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	_, writer, _ := three(t, testConfig(s))
 	joining := member(1)
@@ -284,6 +288,7 @@ func TestConsulService(t *testing.T) {
 }
 
 func TestConsulACL(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t, consulserver.WithACL())
 	cfg := testConfig(s)
 	rules := func(mode string) string {
@@ -323,6 +328,7 @@ func TestConsulACL(t *testing.T) {
 }
 
 func TestConsulTLS(t *testing.T) {
+	t.Parallel()
 	certs := testcert.New(t)
 	s := consulserver.New(t, consulserver.WithTLS(certs))
 	cfg := testConfig(s)
@@ -345,6 +351,7 @@ func TestConsulTLS(t *testing.T) {
 
 // TestConsulForeign writes what is not of this ring below its prefix.
 func TestConsulForeign(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	other := cfg
@@ -380,6 +387,7 @@ func TestConsulForeign(t *testing.T) {
 // TestConsulLosesID takes the key from a living instance: its process is told,
 // and does not fight.
 func TestConsulLosesID(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	lost := make(chan error, 1)
@@ -407,6 +415,7 @@ func TestConsulLosesID(t *testing.T) {
 
 // TestConsulForgotten removes keys behind their instances' backs.
 func TestConsulForgotten(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	reader, _, reg := three(t, cfg)
@@ -439,6 +448,7 @@ func TestConsulForgotten(t *testing.T) {
 }
 
 func TestConsulLeavingTooLong(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	cfg.LeavingTimeout = 2 * time.Second
@@ -473,6 +483,7 @@ func TestConsulLeavingTooLong(t *testing.T) {
 // TestConsulFrozen stops Consul without closing a connection, as a network that
 // drops packets would.
 func TestConsulFrozen(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	cfg.Wait, cfg.Timeout = time.Second, time.Second
@@ -491,6 +502,7 @@ func TestConsulFrozen(t *testing.T) {
 // TestConsulLeaderDies kills the leader of three servers, of which the members
 // use the others.
 func TestConsulLeaderDies(t *testing.T) {
+	t.Parallel()
 	servers := consulserver.NewCluster(t, 3)
 	leader := servers[0].Leader(servers)
 	var rest []*consulserver.Server
@@ -522,6 +534,7 @@ func TestConsulLeaderDies(t *testing.T) {
 
 // TestConsulRefusesTTL has a session-ttl that Consul does not take.
 func TestConsulRefusesTTL(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t, consulserver.WithConfig("session_ttl_min", "10s"))
 	err := open(t, testConfig(s), Deps{}).Register(timeout(t), member(1))
 	if err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "TTL") {
@@ -532,6 +545,7 @@ func TestConsulRefusesTTL(t *testing.T) {
 
 // TestConsulForget removes a dead member by hand.
 func TestConsulForget(t *testing.T) {
+	t.Parallel()
 	s := consulserver.New(t)
 	cfg := testConfig(s)
 	cfg.SessionTTL = time.Hour
