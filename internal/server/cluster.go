@@ -130,9 +130,18 @@ func (s *Server) follow() {
 
 // join enters the ring, and is ACTIVE there when the replay is done.
 func (s *Server) join() {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	s.start(func() {
+		select {
+		case <-s.draining: // from here on there is another state to tell
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	if s.pool != nil {
-		if err := s.members.Register(s.ctx, s.self); err != nil {
-			if s.ctx.Err() == nil {
+		if err := s.members.Register(ctx, s.self); err != nil {
+			if ctx.Err() == nil {
 				s.fail("ring", err)
 			}
 			return
@@ -143,28 +152,50 @@ func (s *Server) join() {
 	for s.ingester.Ready() != nil {
 		select {
 		case <-tick.C:
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
-	s.setState(s.ctx, ring.Active)
+	s.setState(ctx, ring.Active)
 	s.log.Info("ready", "state", s.ingester.State())
 }
 
-// setState tells the ring; LEAVING is final.
+// setState tells the ring; LEAVING is final. It returns when the ring has been
+// told, or when ctx ends: then it is told as soon as it can be reached.
 func (s *Server) setState(ctx context.Context, state ring.State) {
-	s.ringMu.Lock()
-	defer s.ringMu.Unlock()
-	if s.ingester == nil || s.self.State == ring.Leaving {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	self, ok := s.become(state)
+	if !ok {
 		return
 	}
-	s.self.State = state
-	if err := s.members.Update(ctx, s.self); err != nil {
+	if err := s.members.Update(ctx, self); err != nil {
 		s.log.Error("ring was not told of a change", "state", state, "err", err)
 	}
 }
 
-// partTime is how long the ring may take to note that an instance is gone.
+// become changes the state of this instance, unless it is LEAVING, or there is
+// none.
+func (s *Server) become(state ring.State) (ring.Instance, bool) {
+	s.ringMu.Lock()
+	defer s.ringMu.Unlock()
+	if s.ingester == nil || s.self.State == ring.Leaving {
+		return ring.Instance{}, false
+	}
+	s.self.State = state
+	return s.self, true
+}
+
+// leave tells the ring that this instance is LEAVING. A ring that cannot be
+// reached must not take the time that storing needs.
+func (s *Server) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, partTime)
+	defer cancel()
+	s.setState(ctx, ring.Leaving)
+}
+
+// partTime is how long the ring may take to note that an instance is about to go,
+// and that it is gone.
 const partTime = 5 * time.Second
 
 // part leaves the ring, and ends what other processes have asked for.

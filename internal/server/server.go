@@ -62,6 +62,7 @@ type Server struct {
 	pool      *cluster.Pool   // nil: there are no other processes
 	peers     *cluster.Server // nil: none asks this process
 	others    *peers          // nil: there are no other replicas of what the ingester has
+	telling   sync.Mutex      // held while the ring is told of a state, so that it learns of them in order
 	ringMu    sync.Mutex
 	self      ring.Instance // of the ingester; State is under ringMu
 	auth      *auth.Auth
@@ -403,7 +404,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 // gateways turn to other ingesters first, and queries are answered to the last.
 func (s *Server) drain(ctx context.Context) error {
 	if s.pool != nil {
-		s.setState(ctx, ring.Leaving)
+		s.leave(ctx)
 	}
 	var receivers sync.WaitGroup
 	for _, r := range s.sockets {
@@ -421,7 +422,7 @@ func (s *Server) drain(ctx context.Context) error {
 		}
 	}
 	if s.ingester != nil {
-		s.setState(ctx, ring.Leaving)
+		s.leave(ctx)
 		errs = append(errs, s.ingester.Shutdown(ctx, s.flush.Load()))
 	}
 	s.part(ctx)
