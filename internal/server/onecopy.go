@@ -59,6 +59,11 @@ func (p *peers) rings() (turns, all *ring.Ring) {
 		return p.turns, p.all
 	}
 	now := time.Now()
+	if p.from != nil {
+		for _, in := range p.from.Instances() { // until now they were there
+			p.seen[in.ID] = member{in, now}
+		}
+	}
 	var store, have []ring.Instance
 	for _, in := range r.Instances() {
 		p.seen[in.ID] = member{in, now}

@@ -3,6 +3,8 @@ package server
 import (
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/loki-go/loki-go/ring"
 )
@@ -61,4 +63,37 @@ func TestPlace(t *testing.T) {
 	if _, err := ps["a"].peer("x"); err == nil {
 		t.Error("there is no instance x")
 	}
+}
+
+// TestGoneInstanceIsToldForAWhile: an instance that leaves a ring in which nothing
+// had changed for a day may be back within the hour.
+func TestGoneInstanceIsToldForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		of := func(ids ...string) *ring.Ring {
+			var all []ring.Instance
+			for _, id := range ids {
+				all = append(all, ring.Instance{ID: id, State: ring.Active})
+			}
+			return ring.New(all)
+		}
+		current := of("a", "b", "c")
+		p := newPeers(3, "a")
+		p.meet(func() *ring.Ring { return current }, nil)
+		told := func(when string, want bool) {
+			t.Helper()
+			if _, others := p.Place(1); slices.Contains(others, "b") != want {
+				t.Errorf("%s: told are %v", when, others)
+			}
+		}
+		told("at first", true)
+		time.Sleep(24 * time.Hour)
+		current = of("a", "c")
+		told("just gone", true)
+		time.Sleep(remembered - time.Minute)
+		current = of("a", "c", "d")
+		told("gone for less than an hour", true)
+		time.Sleep(2 * time.Minute)
+		current = of("a", "c")
+		told("gone for more than an hour", false)
+	})
 }
