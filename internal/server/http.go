@@ -1,10 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/loki-go/loki-go/internal/tlsconf"
+	"github.com/loki-go/loki-go/internal/warn"
 )
 
 // HTTPConfig holds the settings of the HTTP server.
@@ -68,7 +71,7 @@ const progress = 16 << 10
 // a slow upload lives and a stalled one does not. Serve runs until Shutdown.
 type httpServer struct {
 	cfg  HTTPConfig
-	log  *slog.Logger
+	warn *warn.Logger
 	srv  *http.Server
 	took *prometheus.HistogramVec
 	busy prometheus.Gauge
@@ -76,7 +79,7 @@ type httpServer struct {
 
 func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, guard func(http.Handler) http.Handler, log *slog.Logger, reg prometheus.Registerer) (*httpServer, error) {
 	s := &httpServer{
-		cfg: cfg, log: log,
+		cfg: cfg, warn: warn.New(log),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "loki_go_server_request_duration_seconds",
 			Help:    "Time from a request's headers to its answer.",
@@ -94,7 +97,7 @@ func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, guard func(http.Handler) 
 		ReadHeaderTimeout: cfg.ReadHeaderTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
 		MaxHeaderBytes:    cfg.MaxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          stdlog.New(complaints{s.warn}, "", 0),
 	}
 	if cfg.TLS.Enabled() {
 		var err error
@@ -107,7 +110,7 @@ func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, guard func(http.Handler) 
 
 // Serve accepts connections from l until Shutdown.
 func (s *httpServer) Serve(l net.Listener) error {
-	l = &listener{Listener: l, log: s.log}
+	l = &listener{Listener: l, warn: s.warn}
 	serve := s.srv.Serve
 	if s.srv.TLSConfig != nil {
 		serve = func(l net.Listener) error { return s.srv.ServeTLS(l, "", "") }
@@ -250,11 +253,20 @@ func (r *response) Write(p []byte) (int, error) {
 // Flush implements http.Flusher for streaming handlers.
 func (r *response) Flush() { _ = r.rc.Flush() }
 
+// complaints takes what net/http has to say of connections: of handshakes that
+// fail, as with each look of a load balancer whether a port with TLS is open.
+type complaints struct{ warn *warn.Logger }
+
+func (c complaints) Write(p []byte) (int, error) {
+	c.warn.Warn("http connection failed", "err", string(bytes.TrimSpace(p)))
+	return len(p), nil
+}
+
 // listener wraps connections so that a client which stalls in the middle of a
 // request leaves one line in the log. net/http closes it without a word.
 type listener struct {
 	net.Listener
-	log *slog.Logger
+	warn *warn.Logger
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -262,12 +274,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, log: l.log}, nil
+	return &conn{Conn: c, warn: l.warn}, nil
 }
 
 type conn struct {
 	net.Conn
-	log    *slog.Logger
+	warn   *warn.Logger
 	unread atomic.Int64 // bytes read since something was last written
 }
 
@@ -275,7 +287,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if got := c.unread.Add(int64(n)); got > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 		c.unread.Store(0)
-		c.log.Warn("request cut: the client stopped sending", "peer", c.RemoteAddr().String(), "received", got)
+		c.warn.Warn("request cut: the client stopped sending", "peer", c.RemoteAddr().String(), "received", got)
 	}
 	return n, err
 }

@@ -1,14 +1,31 @@
 package server
 
 import (
+	"bytes"
 	"io"
+	stdlog "log"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/loki-go/loki-go/internal/testkit/testcert"
 	"github.com/loki-go/loki-go/internal/tlsconf"
+	"github.com/loki-go/loki-go/internal/warn"
 )
+
+// TestHandshakesFillNoLog: whoever connects to a port with TLS and leaves again.
+func TestHandshakesFillNoLog(t *testing.T) {
+	var log bytes.Buffer
+	c := complaints{warn.New(slog.New(slog.NewTextHandler(&log, nil)))}
+	l := stdlog.New(c, "", 0)
+	for range 1000 {
+		l.Printf("http: TLS handshake error from %s: EOF", "192.0.2.1:1")
+	}
+	if n := strings.Count(log.String(), "TLS handshake error"); n == 0 || n > 100 {
+		t.Fatalf("%d lines for 1000 handshakes", n)
+	}
+}
 
 // TestHTTPOverTLS posts a body over HTTP/1.1 and HTTP/2, with a client's
 // certificate and without.

@@ -105,7 +105,8 @@ type Receiver struct {
 	cfg     Config
 	info    []byte // the answer to GET /
 	metrics *metrics
-	warn    *warn.Logger
+	warn    *warn.Logger // of refusals
+	failed  *warn.Logger
 	work    sync.Pool // *work
 }
 
@@ -124,7 +125,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("elasticsearch: register metrics: %w", err)
 	}
-	r := &Receiver{d: d, cfg: cfg, info: clusterInfo(cfg.Version), metrics: m, warn: warn.New(d.Log)}
+	r := &Receiver{d: d, cfg: cfg, info: clusterInfo(cfg.Version), metrics: m, warn: warn.New(d.Log), failed: warn.New(d.Log)}
 	r.work.New = func() any { return newWork(d.Mapper.Acquire()) }
 	return r, nil
 }

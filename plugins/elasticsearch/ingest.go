@@ -2,6 +2,7 @@ package elasticsearch
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -111,7 +112,7 @@ func (r *Receiver) note(req *http.Request, code int, wk *work, err error) {
 	case errors.Is(err, httpbody.ErrDisconnected) || req.Context().Err() != nil:
 		return
 	case code == http.StatusInternalServerError:
-		r.d.Log.Error("push failed", "receiver", name, "peer", req.RemoteAddr, "err", err)
+		r.failed.Log(slog.LevelError, "push failed", "receiver", name, "peer", req.RemoteAddr, "err", err)
 		return
 	case err != nil:
 		text = err.Error()

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/proto/ingestpb"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -61,6 +62,7 @@ type Receiver struct {
 	bytes   prometheus.Counter
 	entries prometheus.Counter
 	refused refusalLog
+	failed  *warn.Logger
 }
 
 // New returns a Receiver.
@@ -72,7 +74,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	rc := &Receiver{
-		d: d, cfg: cfg,
+		d: d, cfg: cfg, failed: warn.New(d.Log),
 		pushes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "loki_go_grpcpush_requests_total", Help: "Pushes answered, by gRPC code.",
 		}, []string{"code"}),
@@ -143,7 +145,7 @@ func (rc *Receiver) Push(ctx context.Context, req *ingestpb.PushRequest) (*inges
 	case errors.As(err, &e) && e.Reason != push.Internal:
 		rc.refused.note(ctx, err)
 	default:
-		rc.d.Log.Error("push failed", "receiver", receiver, "peer", peerOf(ctx), "err", err)
+		rc.failed.Log(slog.LevelError, "push failed", "receiver", receiver, "peer", peerOf(ctx), "err", err)
 	}
 	return nil, answer
 }

@@ -89,6 +89,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -121,6 +122,7 @@ type Receiver struct {
 	metrics *metrics
 	refused noteLog
 	config  noteLog
+	failed  *warn.Logger
 	works   [numAgents]works
 }
 
@@ -139,7 +141,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("httpjson: register metrics: %w", err)
 	}
-	r := &Receiver{d: d, cfg: cfg, metrics: m}
+	r := &Receiver{d: d, cfg: cfg, metrics: m, failed: warn.New(d.Log)}
 	r.refused = noteLog{log: d.Log, level: slog.LevelWarn, msg: "events refused"}
 	r.config = noteLog{log: d.Log, level: slog.LevelError, msg: "events cannot be taken before the configuration is changed; the sender keeps them and tries again"}
 	for a, m := range [numAgents]*mapping.Mapper{logstash: d.Logstash, fluentBit: d.FluentBit} {
@@ -215,7 +217,7 @@ func (h *handler) log(req *http.Request, code int, o *outcome) {
 	switch {
 	case o.disconnected() || req.Context().Err() != nil:
 	case o.err != nil && (!known || refused.Reason == push.Internal):
-		h.d.Log.Error("push failed", "receiver", h.job, "peer", req.RemoteAddr, "status", code, "err", o.err)
+		h.failed.Log(slog.LevelError, "push failed", "receiver", h.job, "peer", req.RemoteAddr, "status", code, "err", o.err)
 	case o.err != nil && h.keep && !refused.Reason.Retryable():
 		h.config.note(h.job, req.RemoteAddr, code, o.text()+hint(refused.Reason))
 	case o.err != nil || o.broken != nil || o.rejected.Entries > 0:

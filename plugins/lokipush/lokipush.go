@@ -57,6 +57,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/plugins/httpbody"
 	"github.com/loki-go/loki-go/proto/push"
 )
@@ -84,6 +85,7 @@ type Receiver struct {
 	cfg     Config
 	metrics *metrics
 	refused refusalLog
+	failed  *warn.Logger
 	work    sync.Pool // *work
 }
 
@@ -106,7 +108,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lokipush: register metrics: %w", err)
 	}
-	r := &Receiver{d: d, cfg: cfg, metrics: m}
+	r := &Receiver{d: d, cfg: cfg, metrics: m, failed: warn.New(d.Log)}
 	r.refused.log = d.Log
 	r.work.New = func() any { return &work{bl: push.NewBuilder(nil)} }
 	return r, nil
@@ -139,7 +141,7 @@ func (rc *Receiver) note(p *request, code int, err error, peer string) {
 	switch {
 	case err == nil || errors.Is(err, httpbody.ErrDisconnected) || p.ctx.Err() != nil:
 	case code >= 500 && code != http.StatusServiceUnavailable:
-		rc.d.Log.Error("push failed", "receiver", receiver, "peer", peer, "err", err)
+		rc.failed.Log(slog.LevelError, "push failed", "receiver", receiver, "peer", peer, "err", err)
 	default:
 		rc.refused.note(peer, code, err)
 	}

@@ -108,6 +108,23 @@ func post(rc http.Handler, contentType, encoding string, body []byte, headers ..
 	return w
 }
 
+// A disk that is broken fails every push; the log must not fill the next one.
+func TestFailuresFillNoLog(t *testing.T) {
+	var log bytes.Buffer
+	rc, err := New(Deps{Sink: &sink{err: push.Errorf(push.Internal, "disk on fire")}, Log: slog.New(slog.NewTextHandler(&log, nil))}, DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if w := post(rc, "application/json", "", []byte(`{"streams":[{"stream":{"a":"b"},"values":[["1","x"]]}]}`)); w.Code != 500 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	if n := strings.Count(log.String(), "level=ERROR"); n == 0 || n > 100 {
+		t.Fatalf("%d lines for 1000 failures", n)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	f := func(body string, want ...string) {
 		t.Helper()

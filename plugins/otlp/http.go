@@ -3,6 +3,7 @@ package otlp
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"mime"
 	"net/http"
 	"strconv"
@@ -91,7 +92,7 @@ func (rc *Receiver) note(p *request, o *outcome, format, status, peer string) {
 	switch {
 	case errors.Is(o.err, httpbody.ErrDisconnected) || p.ctx.Err() != nil:
 	case o.err != nil && internal(o.err):
-		rc.d.Log.Error("push failed", "receiver", receiver, "peer", peer, "err", o.err)
+		rc.failed.Log(slog.LevelError, "push failed", "receiver", receiver, "peer", peer, "err", o.err)
 	case o.err != nil:
 		rc.refused.note(peer, status, o.err.Error())
 	case o.refused > 0:

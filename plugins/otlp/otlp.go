@@ -73,6 +73,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/proto/push"
 )
 
@@ -102,6 +103,7 @@ type Receiver struct {
 	labelKeys map[string]struct{}
 	metrics   *metrics
 	refused   refusalLog
+	failed    *warn.Logger
 	work      sync.Pool // *work
 
 	listener net.Listener
@@ -135,7 +137,7 @@ func New(d Deps, cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("otlp: register metrics: %w", err)
 	}
-	rc := &Receiver{d: d, cfg: cfg, metrics: m, labelKeys: map[string]struct{}{}}
+	rc := &Receiver{d: d, cfg: cfg, metrics: m, failed: warn.New(d.Log), labelKeys: map[string]struct{}{}}
 	for _, a := range cfg.LabelAttributes {
 		rc.labelKeys[a] = struct{}{}
 	}
