@@ -891,6 +891,7 @@ func TestTenantLabelsAreBounded(t *testing.T) {
 func TestConcurrentPushes(t *testing.T) {
 	e := newEnv(t, 5, func(cfg *Config, l *limits.Limits) {
 		cfg.AuthEnabled, cfg.ReplicationFactor = true, 3
+		cfg.HedgeDelay = time.Hour // no further copies, however busy the machine is
 		l.IngestionRateMB = 0
 	})
 	var wg sync.WaitGroup

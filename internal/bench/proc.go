@@ -39,6 +39,7 @@ func ReadUsage(pid int) (Usage, error) {
 	}
 	u.PeakRSS = keyed(string(status), "VmHWM:") << 10
 	u.RSS = keyed(string(status), "VmRSS:") << 10
+	u.PeakRSS = max(u.PeakRSS, u.RSS) // the kernel keeps both only about
 	io, err := os.ReadFile(dir + "io")
 	if err != nil {
 		return u, err
