@@ -239,6 +239,9 @@ func (id *Identity) May(tenant string) bool {
 	return false
 }
 
+// All reports whether the identity may use all tenants.
+func (id *Identity) All() bool { return id.all }
+
 type contextKey struct{}
 
 // FromContext returns who the request comes from, or nil if it was not

@@ -228,6 +228,8 @@ func (c Config) validateParts() (errs []error) {
 		f(!c.clustered() || !c.ingests() || c.Ring.Consul.LeavingTimeout > c.Server.ShutdownTimeout,
 			"ring.consul.leaving-timeout: an instance must be a member for as long as its end may take: %v is not more than server.shutdown-timeout, %v",
 			c.Ring.Consul.LeavingTimeout, c.Server.ShutdownTimeout)
+		f(!c.clustered() || !c.ingests() || !c.Auth.Config.Enabled() || c.Cluster.Secret != "",
+			"cluster.secret: without it an ingester answers everyone who reaches its gRPC port, for all tenants, whatever auth.users-file says")
 		for _, err := range c.Ring.InConsul().Validate() {
 			errs = append(errs, fmt.Errorf("ring.consul.%w", err))
 		}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/loki-go/loki-go/gateway/auth"
 )
 
 // ops is what the operational endpoints show and do.
@@ -38,23 +40,35 @@ func (o *ops) register(mux *http.ServeMux) {
 	// forms of any page from elsewhere, too.
 	own := http.NewCrossOriginProtection()
 	mux.HandleFunc("GET /ready", o.serveReady)
-	mux.HandleFunc("GET /config", o.serveConfig)
+	mux.Handle("GET /config", admin(o.serveConfig))
 	mux.HandleFunc("GET /services", o.serveServices)
 	if o.ring != nil {
 		mux.Handle("GET /ring", o.ring)
 	}
 	if o.flush != nil {
-		mux.Handle("POST /flush", own.Handler(http.HandlerFunc(o.serveFlush)))
-		mux.Handle("POST /ingester/shutdown", own.Handler(http.HandlerFunc(o.serveShutdown)))
+		mux.Handle("POST /flush", own.Handler(admin(o.serveFlush)))
+		mux.Handle("POST /ingester/shutdown", own.Handler(admin(o.serveShutdown)))
 	}
 	mux.HandleFunc("GET /log_level", o.serveLevel)
-	mux.Handle("POST /log_level", own.Handler(http.HandlerFunc(o.setLevel)))
+	mux.Handle("POST /log_level", own.Handler(admin(o.setLevel)))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(o.log.Handler(), slog.LevelError)}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	// Without cmdline, which has the secrets that are given as flags.
+	mux.Handle("GET /debug/pprof/", admin(pprof.Index))
+	mux.Handle("GET /debug/pprof/profile", admin(pprof.Profile))
+	mux.Handle("GET /debug/pprof/symbol", admin(pprof.Symbol))
+	mux.Handle("GET /debug/pprof/trace", admin(pprof.Trace))
+}
+
+// admin is for what concerns all tenants. Where clients have credentials it asks
+// for some that are for all of them.
+func admin(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if who := auth.FromContext(r.Context()); who != nil && !who.All() {
+			http.Error(w, "this needs credentials for all tenants: tenants: [\"*\"] in auth.users-file", http.StatusForbidden)
+			return
+		}
+		next(w, r)
+	})
 }
 
 func (o *ops) serveReady(w http.ResponseWriter, _ *http.Request) {

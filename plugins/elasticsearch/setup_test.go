@@ -14,7 +14,7 @@ import (
 // others are the routes of the server, of all kinds.
 var others = []string{
 	"GET /ready", "GET /config", "GET /services", "GET /ring", "GET /log_level", "POST /log_level", "POST /flush",
-	"POST /ingester/shutdown", "GET /metrics", "GET /debug/pprof/", "GET /debug/pprof/cmdline",
+	"POST /ingester/shutdown", "GET /metrics", "GET /debug/pprof/", "GET /debug/pprof/trace",
 	"/ingest/logstash", "/ingest/json", "/ingest/fluentbit", "/loki/api/v1/push", "/api/prom/push", "/otlp/v1/logs", "/v1/logs",
 	"GET /loki/api/v1/label/{name}/values", "POST /loki/api/v1/label/{name}/values", "GET /loki/api/v1/query", "/loki/",
 }
