@@ -105,12 +105,8 @@ func UnpackIndex(key string, object []byte) (*index.Reader, error) {
 	return index.NewReader(file)
 }
 
-// UnpackIndexTo returns the index file in the object under key: in dst if that
-// is large enough, else in memory of its own, or in object if that is the file.
-func UnpackIndexTo(dst []byte, key string, object []byte) ([]byte, error) {
-	return unpackIndex(dst, key, object)
-}
-
+// unpackIndex returns the index file in the object under key: in dst if that is
+// large enough, else in memory of its own, or in object if that is the file.
 func unpackIndex(dst []byte, key string, object []byte) ([]byte, error) {
 	if !strings.HasSuffix(key, gzipSuffix) {
 		return object, nil

@@ -52,12 +52,12 @@ func TestPackIndex(t *testing.T) {
 	}
 	dst := make([]byte, 0, len(file)+bytes.MinRead)
 	for range 2 {
-		got, err := UnpackIndexTo(dst, "x.tsdb.gz", object)
+		got, err := unpackIndex(dst, "x.tsdb.gz", object)
 		if err != nil || !bytes.Equal(got, file) || &got[0] != &dst[:1][0] {
 			t.Fatalf("into a buffer: %v", err)
 		}
 	}
-	if got, err := UnpackIndexTo(make([]byte, 0, 4), "x.tsdb.gz", object); err != nil || !bytes.Equal(got, file) {
+	if got, err := unpackIndex(make([]byte, 0, 4), "x.tsdb.gz", object); err != nil || !bytes.Equal(got, file) {
 		t.Fatalf("into a buffer that is too small: %v", err)
 	}
 	if _, err := UnpackIndex("x.tsdb.gz", file); err == nil {

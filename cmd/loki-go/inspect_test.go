@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +14,6 @@ import (
 	"github.com/loki-go/loki-go/ingester/blocks"
 	"github.com/loki-go/loki-go/ingester/wal"
 	"github.com/loki-go/loki-go/internal/vfs"
-	"github.com/loki-go/loki-go/storage"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
 
@@ -125,7 +126,11 @@ func TestInspectIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := storage.UnpackIndexTo(nil, key, object)
+	z, err := gzip.NewReader(bytes.NewReader(object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(z)
 	if err != nil {
 		t.Fatal(err)
 	}

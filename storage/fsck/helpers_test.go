@@ -1,9 +1,12 @@
 package fsck
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -452,4 +455,13 @@ func (h *hooked) List(ctx context.Context, prefix string, recursive bool) ([]str
 func (h *hooked) Stat(ctx context.Context, key string) (objstore.Info, error) {
 	h.before("stat", key)
 	return h.Bucket.Stat(ctx, key)
+}
+
+// gunzip returns the index file in an object.
+func gunzip(object []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(object))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
