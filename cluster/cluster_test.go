@@ -130,7 +130,7 @@ func serve(t testing.TB, f *fake, cfg Config, addr string) (ring.Instance, func(
 
 func serveAt(t testing.TB, f *fake, cfg Config, ln net.Listener) (ring.Instance, func()) {
 	t.Helper()
-	s, err := NewServer(f, cfg, slog.New(slog.DiscardHandler), nil)
+	s, err := NewServer(ServerDeps{Ingester: f, Log: slog.New(slog.DiscardHandler)}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -695,7 +695,7 @@ func TestDrain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewServer(f, DefaultConfig(), slog.New(slog.DiscardHandler), nil)
+	s, err := NewServer(ServerDeps{Ingester: f, Log: slog.New(slog.DiscardHandler)}, DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,13 @@
 // what was selected, as it does for a query of its own, and sends a block only
 // when it is asked for: neither side ever has more than one in memory.
 //
+// With the selection goes the query's filter, what its stages drop. The other
+// side leaves those entries out, so that the network and the querier have to do
+// with what matches; the rest goes through the whole query where it runs, which
+// cannot tell the difference. Of blocks of which little is left, those that the
+// query will probably ask for next go along. Who does not understand a filter
+// sends all, so versions may differ.
+//
 // Every entry that was acknowledged is held by a write quorum of its replica set
 // until it is stored. So a query is complete as long as few enough instances do
 // not answer, see ring.Readers, and fails otherwise: it never leaves out what it

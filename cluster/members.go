@@ -28,6 +28,23 @@ func (m *Members) Select(ctx context.Context, tenant string, ms []*labels.Matche
 	return ask(ctx, m, func(s Source) ([]chunk.Series, error) { return s.Select(ctx, tenant, ms, from, through) })
 }
 
+// filtering is a Source that can leave out entries, which remote ones can. It is
+// what package query asks for.
+type filtering interface {
+	SelectFiltered(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64, filter string) ([]chunk.Series, error)
+}
+
+// SelectFiltered is Select for a query that has a use only for what passes filter.
+// An instance of this process gives all that it has: it is here already.
+func (m *Members) SelectFiltered(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64, filter string) ([]chunk.Series, error) {
+	return ask(ctx, m, func(s Source) ([]chunk.Series, error) {
+		if f, ok := s.(filtering); ok {
+			return f.SelectFiltered(ctx, tenant, ms, from, through, filter)
+		}
+		return s.Select(ctx, tenant, ms, from, through)
+	})
+}
+
 // LabelSets implements Source.
 func (m *Members) LabelSets(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) ([]labels.Labels, error) {
 	return ask(ctx, m, func(s Source) ([]labels.Labels, error) { return s.LabelSets(ctx, tenant, ms, from, through) })

@@ -12,6 +12,7 @@ type serverMetrics struct {
 	pushes     *prometheus.CounterVec // result
 	blocks     prometheus.Counter
 	blockBytes prometheus.Counter
+	readBytes  prometheus.Counter
 }
 
 func newServerMetrics(reg prometheus.Registerer) (*serverMetrics, error) {
@@ -23,10 +24,31 @@ func newServerMetrics(reg prometheus.Registerer) (*serverMetrics, error) {
 			Name: "loki_go_cluster_sent_blocks_total", Help: "Blocks sent to queries of other processes.",
 		}),
 		blockBytes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "loki_go_cluster_sent_block_bytes_total", Help: "Bytes of those blocks.",
+			Name: "loki_go_cluster_sent_block_bytes_total", Help: "Bytes that were sent of those blocks.",
+		}),
+		readBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "loki_go_cluster_read_block_bytes_total", Help: "Bytes that were read of those blocks, to send what the queries have a use for.",
 		}),
 	}
-	return m, register(reg, m.pushes, m.blocks, m.blockBytes)
+	return m, register(reg, m.pushes, m.blocks, m.blockBytes, m.readBytes)
+}
+
+// sent counts the blocks of an answer.
+func (m *serverMetrics) sent(msg *ingestpb.SelectResponse) {
+	m.block(msg.Block)
+	for _, b := range msg.More {
+		m.block(b)
+	}
+}
+
+func (m *serverMetrics) block(b *ingestpb.BlockContent) {
+	m.blocks.Inc()
+	m.blockBytes.Add(float64(len(b.Content)))
+	if b.Scanned != nil {
+		m.readBytes.Add(float64(b.Scanned.Bytes))
+	} else {
+		m.readBytes.Add(float64(len(b.Content)))
+	}
 }
 
 func (m *serverMetrics) pushed(r *ingestpb.ReplicationResult) {

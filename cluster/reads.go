@@ -3,9 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"strings"
-	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -15,123 +14,6 @@ import (
 	"github.com/loki-go/loki-go/proto/ingestpb"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
-
-// Select implements the service.
-func (s *Server) Select(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb.SelectResponse]) error {
-	if err := s.allowed(stream.Context()); err != nil {
-		return err
-	}
-	if !s.selects.TryAcquire(1) {
-		return status.Errorf(codes.ResourceExhausted, "there are %d queries already, as many as cluster.max-selects allows", s.cfg.MaxSelects)
-	}
-	defer s.selects.Release(1)
-	ctx := stream.Context()
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	sel := first.GetSelection()
-	ms, err := matchers(sel)
-	if err != nil {
-		return err
-	}
-	series, err := s.ing.Select(ctx, sel.GetTenant(), ms, sel.GetFrom(), sel.GetThrough())
-	if err != nil {
-		return ingestpb.StatusError(err)
-	}
-	blocks, err := sendSeries(stream, series)
-	if err != nil {
-		return err
-	}
-	return s.serveLoads(stream, blocks)
-}
-
-// sendSeries sends what was selected, and returns its blocks in that order.
-func sendSeries(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb.SelectResponse], series []chunk.Series) ([]chunk.BlockRef, error) {
-	const enough = 256 << 10
-	var all []chunk.BlockRef
-	msg := new(ingestpb.SelectResponse)
-	size := 0
-	for i := range series {
-		st := &ingestpb.SelectedStream{Labels: series[i].Labels.String()}
-		for _, b := range series[i].Blocks {
-			from, to := b.Bounds()
-			block := &ingestpb.SelectedBlock{MinTime: from, MaxTime: to, Entries: uint32(b.NumEntries())}
-			if s, ok := b.(sized); ok {
-				block.Size = s.Size()
-			}
-			st.Blocks = append(st.Blocks, block)
-			all = append(all, b)
-		}
-		msg.Streams = append(msg.Streams, st)
-		if size += len(st.Labels) + 32*len(st.Blocks); size >= enough {
-			if err := stream.Send(msg); err != nil {
-				return nil, err
-			}
-			msg, size = new(ingestpb.SelectResponse), 0
-		}
-	}
-	msg.Done = true
-	return all, stream.Send(msg)
-}
-
-// sized is a block that knows how large it is.
-type sized interface{ Size() int64 }
-
-// serveLoads sends blocks that are asked for, until the client has enough.
-func (s *Server) serveLoads(stream grpc.BidiStreamingServer[ingestpb.SelectRequest, ingestpb.SelectResponse], blocks []chunk.BlockRef) error {
-	ctx := stream.Context()
-	requests := make(chan *ingestpb.SelectRequest)
-	s.wg.Go(func() { // ends with the call
-		defer close(requests)
-		for {
-			r, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			select {
-			case requests <- r:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	idle := time.NewTimer(s.cfg.SelectIdle)
-	defer idle.Stop()
-	var buf []byte
-	for {
-		select {
-		case r, ok := <-requests:
-			if !ok {
-				return nil
-			}
-			if int64(r.Load) >= int64(len(blocks)) {
-				return status.Errorf(codes.InvalidArgument, "block %d of %d", r.Load, len(blocks))
-			}
-			content := new(ingestpb.BlockContent)
-			var err error
-			buf, content.Symbols, err = blocks[r.Load].Load(buf[:0])
-			if errors.Is(err, fs.ErrClosed) {
-				return status.Error(codes.Unavailable, "the ingester is about to end")
-			}
-			if err != nil {
-				content.Symbols, content.Error = nil, text(err.Error())
-			} else {
-				content.Content = buf
-			}
-			s.m.blocks.Inc()
-			s.m.blockBytes.Add(float64(len(content.Content)))
-			if err := stream.Send(&ingestpb.SelectResponse{Block: content}); err != nil {
-				return err
-			}
-			idle.Reset(s.cfg.SelectIdle)
-		case <-idle.C:
-			return status.Errorf(codes.DeadlineExceeded, "no request for %v", s.cfg.SelectIdle)
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		}
-	}
-}
 
 // LabelSets implements the service.
 func (s *Server) LabelSets(sel *ingestpb.Selection, stream grpc.ServerStreamingServer[ingestpb.LabelSetsResponse]) error {
@@ -210,12 +92,25 @@ type remote struct {
 
 // Select implements Source. The call lasts until ctx ends.
 func (r remote) Select(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) ([]chunk.Series, error) {
+	return r.sel(ctx, selection(tenant, ms, from, through))
+}
+
+// SelectFiltered implements filtering.
+func (r remote) SelectFiltered(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64, filter string) ([]chunk.Series, error) {
+	s := selection(tenant, ms, from, through)
+	if utf8.ValidString(filter) { // as texts in messages are
+		s.Filter = filter
+	}
+	return r.sel(ctx, s)
+}
+
+func (r remote) sel(ctx context.Context, of *ingestpb.Selection) ([]chunk.Series, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &selected{timeout: r.c.cfg.QueryTimeout, ctx: ctx, cancel: cancel}
+	s := &selected{timeout: r.c.cfg.QueryTimeout, filtered: of.Filter != "", ctx: ctx, cancel: cancel}
 	stream, err := r.c.client.Select(ctx, grpc.MaxCallRecvMsgSize(maxAnswer))
 	if err == nil {
 		s.stream = stream
-		err = stream.Send(&ingestpb.SelectRequest{Selection: selection(tenant, ms, from, through)})
+		err = stream.Send(&ingestpb.SelectRequest{Selection: of})
 	}
 	var out []chunk.Series
 	if err == nil || errors.Is(err, errEnd) {

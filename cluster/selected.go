@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"sync"
 	"time"
 
@@ -20,15 +21,23 @@ var errEnd = io.EOF
 // selected is a selection of a query in another instance. Its blocks are loaded
 // one after the other.
 type selected struct {
-	stream  grpc.BidiStreamingClient[ingestpb.SelectRequest, ingestpb.SelectResponse]
-	timeout time.Duration
-	ctx     context.Context         // of the query; the stream's ends with the instance, too
-	cancel  context.CancelCauseFunc // of ctx
+	stream   grpc.BidiStreamingClient[ingestpb.SelectRequest, ingestpb.SelectResponse]
+	timeout  time.Duration
+	filtered bool                    // there is a filter
+	ctx      context.Context         // of the query; the stream's ends with the instance, too
+	cancel   context.CancelCauseFunc // of ctx
 
 	mu     sync.Mutex
 	blocks uint32
-	err    error // why no more can be loaded
+	err    error                             // why no more can be loaded
+	came   map[uint32]*ingestpb.BlockContent // blocks that came with others
+	held   int                               // bytes of them
 }
+
+// maxHeld is how much of blocks that came with others is kept, in bytes. It is
+// more than one answer can have unless blocks are huge; what does not fit is asked
+// for when its turn is.
+const maxHeld = 4 << 20
 
 // recv receives one answer, within the time that it may take.
 func (s *selected) recv() (*ingestpb.SelectResponse, error) {
@@ -90,29 +99,48 @@ func (b *sizedBlock) Size() int64 { return b.size }
 
 // Load implements chunk.BlockRef.
 func (b *remoteBlock) Load(dst []byte) ([]byte, []string, error) {
+	f, err := b.LoadFiltered(dst, func(func(chunk.BlockRef) bool) {})
+	return f.Content, f.Symbols, err
+}
+
+// LoadFiltered implements chunk.FilteredRef.
+func (b *remoteBlock) LoadFiltered(dst []byte, next iter.Seq[chunk.BlockRef]) (chunk.Filtered, error) {
 	s := b.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return nil, nil, s.err
+		return chunk.Filtered{}, s.err
 	}
-	content, err := s.load(b.number)
+	content, err := s.load(b.number, next)
 	if err != nil {
-		if !ended(s.ctx) {
+		if ended(s.ctx) {
+			err = context.Cause(s.ctx)
+		} else {
 			err = &leftError{err}
 		}
 		s.err = fmt.Errorf("%w: %w", errSelection, err)
 		s.cancel(err)
-		return nil, nil, err
+		return chunk.Filtered{}, err
 	}
 	if content.Error != "" {
-		return nil, nil, errors.New(content.Error)
+		return chunk.Filtered{}, errors.New(content.Error)
 	}
-	return append(dst, content.Content...), content.Symbols, nil
+	return chunk.Filtered{
+		Content: append(dst, content.Content...), Symbols: content.Symbols,
+		Whole: content.Scanned == nil, Bytes: content.Scanned.GetBytes(), Entries: content.Scanned.GetEntries(),
+	}, nil
 }
 
-func (s *selected) load(number uint32) (*ingestpb.BlockContent, error) {
-	if err := s.stream.Send(&ingestpb.SelectRequest{Load: number}); err != nil && !errors.Is(err, errEnd) {
+// in returns the number of the block if it is one of s.
+func (b *remoteBlock) in(s *selected) (uint32, bool) { return b.number, b.s == s }
+
+func (s *selected) load(number uint32, next iter.Seq[chunk.BlockRef]) (*ingestpb.BlockContent, error) {
+	if c := s.came[number]; c != nil {
+		s.forget(number, c)
+		return c, nil
+	}
+	req := &ingestpb.SelectRequest{Load: number, Next: s.others(next)}
+	if err := s.stream.Send(req); err != nil && !errors.Is(err, errEnd) {
 		return nil, err
 	}
 	msg, err := s.recv()
@@ -122,7 +150,62 @@ func (s *selected) load(number uint32) (*ingestpb.BlockContent, error) {
 	if msg.Block == nil {
 		return nil, errors.New("an answer has no block")
 	}
+	if len(msg.More) > len(req.Next) {
+		return nil, fmt.Errorf("an answer has %d blocks more, of %d", len(msg.More), len(req.Next))
+	}
+	for i, c := range msg.More {
+		s.keep(req.Next[i], c)
+	}
 	return msg.Block, nil
+}
+
+// others returns which blocks of the selection are next and not here.
+func (s *selected) others(next iter.Seq[chunk.BlockRef]) (numbers []uint32) {
+	if !s.filtered {
+		return nil
+	}
+	seen := 0
+	for ref := range next {
+		if seen++; len(numbers) == maxNext || seen > 8*maxNext {
+			break // the others are too far away, or of other instances
+		}
+		b, ok := ref.(interface {
+			in(*selected) (uint32, bool)
+		})
+		if !ok {
+			continue
+		}
+		if n, ok := b.in(s); ok && s.came[n] == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// keep holds a block that came with another.
+func (s *selected) keep(number uint32, c *ingestpb.BlockContent) {
+	if s.came == nil {
+		s.came = map[uint32]*ingestpb.BlockContent{}
+	}
+	if s.held += size(c); s.held > maxHeld {
+		clear(s.came)
+		s.held = size(c)
+	}
+	s.came[number] = c
+}
+
+func (s *selected) forget(number uint32, c *ingestpb.BlockContent) {
+	delete(s.came, number)
+	s.held -= size(c)
+}
+
+// size is about what a block takes in memory.
+func size(c *ingestpb.BlockContent) int {
+	n := 256 + len(c.Content)
+	for _, sym := range c.Symbols {
+		n += 16 + len(sym)
+	}
+	return n
 }
 
 // ended reports whether the query has come to its end, by its own time or its

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -37,14 +38,33 @@ type Source interface {
 	LabelSets(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) ([]labels.Labels, error)
 }
 
+// Filter leaves out of blocks the entries of which a query makes nothing. It
+// serves one goroutine.
+type Filter interface {
+	// Load appends to dst what the query has a use for in a block of a stream. The
+	// symbols are valid until the next call.
+	Load(dst []byte, stream labels.Labels, ref chunk.BlockRef) (chunk.Filtered, error)
+}
+
+// ServerDeps is what a Server needs.
+type ServerDeps struct {
+	Ingester Ingester
+	// Filter makes the filter that a query sends, for [from, through) in ns. Nil,
+	// or an error: the query gets all entries.
+	Filter  func(filter string, from, through int64) (Filter, error)
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil: none
+}
+
 // Server answers gateways and queriers for an ingester.
 type Server struct {
 	ingestpb.UnimplementedIngesterServer
 	ing      Ingester
+	d        ServerDeps
 	cfg      Config
-	log      *slog.Logger
 	inflight *semaphore.Weighted
 	selects  *semaphore.Weighted
+	filters  *semaphore.Weighted // that run
 	m        *serverMetrics
 	wg       sync.WaitGroup
 	drained  chan struct{} // closed by Drain
@@ -52,15 +72,17 @@ type Server struct {
 }
 
 // NewServer returns a Server. cfg must be valid.
-func NewServer(ing Ingester, cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
+func NewServer(d ServerDeps, cfg Config) (*Server, error) {
 	s := &Server{
-		ing: ing, cfg: cfg, log: log,
+		ing: d.Ingester, d: d, cfg: cfg,
 		inflight: semaphore.NewWeighted(int64(cfg.MaxInflight)),
 		selects:  semaphore.NewWeighted(int64(cfg.MaxSelects)),
-		drained:  make(chan struct{}),
+		// More would only be in memory at the same time.
+		filters: semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		drained: make(chan struct{}),
 	}
 	var err error
-	s.m, err = newServerMetrics(reg)
+	s.m, err = newServerMetrics(d.Metrics)
 	return s, err
 }
 

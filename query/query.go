@@ -268,7 +268,7 @@ func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	start := time.Now()
 	res := &Result{}
 	res.Stats.Queue = waited
-	p := plan{backward: r.Direction == Backward, stats: res.Stats.sources()}
+	p := plan{backward: r.Direction == Backward, stats: res.Stats.sources(), filter: logFilter(r.Query)}
 	if err := e.selectBlocks(ctx, &p, r.Tenant, r.Query.Matchers, r.From, r.Through); err != nil {
 		return nil, err
 	}
@@ -369,6 +369,7 @@ func checkLength(lim Limits, from, through int64) error {
 // plan is what is to be read.
 type plan struct {
 	backward bool
+	filter   string // for sources in other processes; "": none
 	streams  []labels.Labels
 	blocks   []block
 	stats    [2]*SourceStats // memory, store
@@ -395,7 +396,13 @@ func (e *Engine) selectBlocks(ctx context.Context, p *plan, tenant string, ms []
 			continue
 		}
 		start := time.Now()
-		series, err := src.Select(ctx, tenant, ms, from, through)
+		var series []chunk.Series
+		var err error
+		if f, ok := src.(FilteringSource); ok && p.filter != "" {
+			series, err = f.SelectFiltered(ctx, tenant, ms, from, through, p.filter)
+		} else {
+			series, err = src.Select(ctx, tenant, ms, from, through)
+		}
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"time"
 
@@ -85,7 +86,7 @@ func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, 
 		return nil, err
 	}
 	c := &cursor{
-		ctx: ctx, plan: plan{stats: stats.sources()}, x: x, from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
+		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer)}, x: x, from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
 		bytes: sel.Aggregation.Op == "bytes_over_time" || sel.Aggregation.Op == "bytes_rate", byKey: map[string]int{},
 	}
 	if err := e.selectBlocks(ctx, &c.plan, tenant, sel.Aggregation.Range.Query.Matchers, c.from, c.through); err != nil {
@@ -119,6 +120,7 @@ type cursor struct {
 	bytes         bool
 	streams       []*streamSamples // those that may have more
 	begun         bool
+	unread        []*streamSamples // if ordered: those of which no block has been read
 
 	series []sampleSeries
 	byKey  map[string]int
@@ -198,7 +200,8 @@ func (c *cursor) nextOrdered() (metric.Sample, bool, error) {
 		c.begun = true
 		all := c.streams
 		c.streams = nil
-		for _, s := range all {
+		for i, s := range all {
+			c.unread = all[i+1:]
 			ok, err := c.fill(s)
 			if err != nil {
 				return metric.Sample{}, false, err
@@ -261,6 +264,30 @@ func (c *cursor) read(s *streamSamples) error {
 	return nil
 }
 
+// coming gives the blocks that are likely to be read after the current one of s:
+// the rest of the stream's, of which some are read at once if it has no samples,
+// and those of the streams whose turn has not come.
+func (c *cursor) coming(s *streamSamples) iter.Seq[chunk.BlockRef] {
+	later := c.unread
+	if !c.ordered {
+		later = c.streams[1:]
+	}
+	return func(yield func(chunk.BlockRef) bool) {
+		for ref := range refs(s.blocks) {
+			if !yield(ref) {
+				return
+			}
+		}
+		for _, o := range later {
+			for ref := range refs(o.blocks) {
+				if !yield(ref) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // unique removes samples of which the entry is there before, at the same time.
 func unique(s []rawSample) []rawSample {
 	out := s[:0]
@@ -279,15 +306,13 @@ func unique(s []rawSample) []rawSample {
 // block reads a block.
 func (c *cursor) block(s *streamSamples, b *block, overlap bool) error {
 	st := c.plan.stats[b.source]
-	start := time.Now()
-	content, symbols, err := b.ref.Load(c.content[:0])
-	st.Load += time.Since(start)
+	l, err := c.plan.load(b, c.content[:0], c.coming(s))
 	if err != nil {
-		return c.plan.broken(b, err)
+		return err
 	}
+	defer l.count(st, st.Lines)
+	content, symbols := l.content, l.symbols
 	c.content = content
-	st.BlocksLoaded++
-	st.Bytes += int64(len(content))
 	hits := newHits(content, c.x.Needle())
 	if hits.next < 0 {
 		st.Lines += int64(b.ref.NumEntries())

@@ -126,7 +126,7 @@ func (s *scan) fill(ctx context.Context, t *top, from, through int64) error {
 		if t.useless(best) {
 			continue
 		}
-		if err := s.block(ctx, t, b, from, through); err != nil {
+		if err := s.block(ctx, t, b, blocks[i+1:], from, through); err != nil {
 			return err
 		}
 	}
@@ -158,18 +158,16 @@ func (s *scan) blocksIn(from, through int64) []block {
 	return blocks
 }
 
-// block loads b and offers its entries.
-func (s *scan) block(ctx context.Context, t *top, b *block, from, through int64) error {
+// block loads b, which next come after, and offers its entries.
+func (s *scan) block(ctx context.Context, t *top, b *block, next []block, from, through int64) error {
 	st := s.plan.stats[b.source]
-	start := time.Now()
-	content, symbols, err := b.ref.Load(s.content[:0])
-	st.Load += time.Since(start)
+	l, err := s.plan.load(b, s.content[:0], refs(next))
 	if err != nil {
-		return s.plan.broken(b, err)
+		return err
 	}
+	defer l.count(st, st.Lines)
+	content, symbols := l.content, l.symbols
 	s.content = content
-	st.BlocksLoaded++
-	st.Bytes += int64(len(content))
 	hits := newHits(content, s.pipe.Needle())
 	if hits.next < 0 {
 		st.Lines += int64(b.ref.NumEntries())

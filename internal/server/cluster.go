@@ -39,7 +39,10 @@ func (s *Server) meet() error {
 			}
 		}
 		d.Lost = func(_ ring.Instance, err error) { s.fail("ring", err) }
-		if s.peers, err = cluster.NewServer(s.ingester, s.cfg.Cluster, s.log, s.d.Registry); err != nil {
+		s.peers, err = cluster.NewServer(cluster.ServerDeps{
+			Ingester: s.ingester, Filter: filter, Log: s.log, Metrics: s.d.Registry,
+		}, s.cfg.Cluster)
+		if err != nil {
 			return err
 		}
 	}
@@ -57,6 +60,11 @@ func (s *Server) meet() error {
 		s.others.meet(members.Current, s.pool)
 	}
 	return nil
+}
+
+// filter makes the filter that a query of another process sends.
+func filter(filter string, from, through int64) (cluster.Filter, error) {
+	return query.NewFilter(filter, from, through)
 }
 
 // advertised returns where others reach a listener: at its own address, or at

@@ -863,11 +863,16 @@ func (x *Failure) GetRetryAfter() int64 {
 
 // Selection says which streams are meant.
 type Selection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Matchers      []*Matcher             `protobuf:"bytes,2,rep,name=matchers,proto3" json:"matchers,omitempty"`
-	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`       // nanoseconds since the epoch, inclusive
-	Through       int64                  `protobuf:"varint,4,opt,name=through,proto3" json:"through,omitempty"` // exclusive
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Tenant   string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Matchers []*Matcher             `protobuf:"bytes,2,rep,name=matchers,proto3" json:"matchers,omitempty"`
+	From     int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`       // nanoseconds since the epoch, inclusive
+	Through  int64                  `protobuf:"varint,4,opt,name=through,proto3" json:"through,omitempty"` // exclusive
+	// LogQL that the entries are for: a log query, a range aggregation, or a sum of
+	// one, whatever its stream selector. Entries of which it makes nothing, and
+	// those outside of the range, may be left out of blocks. It is a wish: whoever
+	// does not know it or cannot fulfil it sends all.
+	Filter        string `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -928,6 +933,13 @@ func (x *Selection) GetThrough() int64 {
 		return x.Through
 	}
 	return 0
+}
+
+func (x *Selection) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
 }
 
 type Matcher struct {
@@ -991,9 +1003,12 @@ func (x *Matcher) GetValue() string {
 }
 
 type SelectRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Selection     *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"` // in the first request only
-	Load          uint32                 `protobuf:"varint,2,opt,name=load,proto3" json:"load,omitempty"`          // number of a block, in order of the answers
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Selection *Selection             `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"` // in the first request only
+	Load      uint32                 `protobuf:"varint,2,opt,name=load,proto3" json:"load,omitempty"`          // number of a block, in order of the answers
+	// Blocks that are likely to be asked for next, in this order. If of a filtered
+	// block little is left, those of them go with it that there is room for.
+	Next          []uint32 `protobuf:"varint,3,rep,packed,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1042,11 +1057,19 @@ func (x *SelectRequest) GetLoad() uint32 {
 	return 0
 }
 
+func (x *SelectRequest) GetNext() []uint32 {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
 type SelectResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Streams       []*SelectedStream      `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
 	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"` // there are no more streams
 	Block         *BlockContent          `protobuf:"bytes,3,opt,name=block,proto3" json:"block,omitempty"`
+	More          []*BlockContent        `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"` // of next, in its order from its beginning
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1098,6 +1121,13 @@ func (x *SelectResponse) GetDone() bool {
 func (x *SelectResponse) GetBlock() *BlockContent {
 	if x != nil {
 		return x.Block
+	}
+	return nil
+}
+
+func (x *SelectResponse) GetMore() []*BlockContent {
+	if x != nil {
+		return x.More
 	}
 	return nil
 }
@@ -1224,10 +1254,13 @@ func (x *SelectedBlock) GetSize() int64 {
 
 // BlockContent is the content of a block as chunks have it, not compressed.
 type BlockContent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Content       []byte                 `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
-	Symbols       []string               `protobuf:"bytes,2,rep,name=symbols,proto3" json:"symbols,omitempty"`
-	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why there is none
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Content []byte                 `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	Symbols []string               `protobuf:"bytes,2,rep,name=symbols,proto3" json:"symbols,omitempty"`
+	Error   string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why there is none
+	// Set if the selection has a filter, and it was applied: what the block has
+	// that was looked at for it.
+	Scanned       *Scanned `protobuf:"bytes,4,opt,name=scanned,proto3" json:"scanned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1283,6 +1316,65 @@ func (x *BlockContent) GetError() string {
 	return ""
 }
 
+func (x *BlockContent) GetScanned() *Scanned {
+	if x != nil {
+		return x.Scanned
+	}
+	return nil
+}
+
+type Scanned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Entries       int64                  `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scanned) Reset() {
+	*x = Scanned{}
+	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scanned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scanned) ProtoMessage() {}
+
+func (x *Scanned) ProtoReflect() protoreflect.Message {
+	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scanned.ProtoReflect.Descriptor instead.
+func (*Scanned) Descriptor() ([]byte, []int) {
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Scanned) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Scanned) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
 type LabelSetsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Labels        []string               `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty"` // canonical texts
@@ -1292,7 +1384,7 @@ type LabelSetsResponse struct {
 
 func (x *LabelSetsResponse) Reset() {
 	*x = LabelSetsResponse{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	mi := &file_ingestpb_ingest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1396,7 @@ func (x *LabelSetsResponse) String() string {
 func (*LabelSetsResponse) ProtoMessage() {}
 
 func (x *LabelSetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[17]
+	mi := &file_ingestpb_ingest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1409,7 @@ func (x *LabelSetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelSetsResponse.ProtoReflect.Descriptor instead.
 func (*LabelSetsResponse) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{17}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LabelSetsResponse) GetLabels() []string {
@@ -1336,7 +1428,7 @@ type CoveredRequest struct {
 
 func (x *CoveredRequest) Reset() {
 	*x = CoveredRequest{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[18]
+	mi := &file_ingestpb_ingest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1440,7 @@ func (x *CoveredRequest) String() string {
 func (*CoveredRequest) ProtoMessage() {}
 
 func (x *CoveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[18]
+	mi := &file_ingestpb_ingest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1453,7 @@ func (x *CoveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoveredRequest.ProtoReflect.Descriptor instead.
 func (*CoveredRequest) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{18}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CoveredRequest) GetCoverage() []*Coverage {
@@ -1383,7 +1475,7 @@ type Coverage struct {
 
 func (x *Coverage) Reset() {
 	*x = Coverage{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[19]
+	mi := &file_ingestpb_ingest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1487,7 @@ func (x *Coverage) String() string {
 func (*Coverage) ProtoMessage() {}
 
 func (x *Coverage) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[19]
+	mi := &file_ingestpb_ingest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1500,7 @@ func (x *Coverage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
 func (*Coverage) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{19}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Coverage) GetTenant() string {
@@ -1440,7 +1532,7 @@ type CoveredResponse struct {
 
 func (x *CoveredResponse) Reset() {
 	*x = CoveredResponse{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[20]
+	mi := &file_ingestpb_ingest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1544,7 @@ func (x *CoveredResponse) String() string {
 func (*CoveredResponse) ProtoMessage() {}
 
 func (x *CoveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[20]
+	mi := &file_ingestpb_ingest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1557,7 @@ func (x *CoveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoveredResponse.ProtoReflect.Descriptor instead.
 func (*CoveredResponse) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{20}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{21}
 }
 
 type StoreForRequest struct {
@@ -1477,7 +1569,7 @@ type StoreForRequest struct {
 
 func (x *StoreForRequest) Reset() {
 	*x = StoreForRequest{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[21]
+	mi := &file_ingestpb_ingest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1581,7 @@ func (x *StoreForRequest) String() string {
 func (*StoreForRequest) ProtoMessage() {}
 
 func (x *StoreForRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[21]
+	mi := &file_ingestpb_ingest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1594,7 @@ func (x *StoreForRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreForRequest.ProtoReflect.Descriptor instead.
 func (*StoreForRequest) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{21}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StoreForRequest) GetInstance() string {
@@ -1520,7 +1612,7 @@ type StoreForResponse struct {
 
 func (x *StoreForResponse) Reset() {
 	*x = StoreForResponse{}
-	mi := &file_ingestpb_ingest_proto_msgTypes[22]
+	mi := &file_ingestpb_ingest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1624,7 @@ func (x *StoreForResponse) String() string {
 func (*StoreForResponse) ProtoMessage() {}
 
 func (x *StoreForResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingestpb_ingest_proto_msgTypes[22]
+	mi := &file_ingestpb_ingest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1637,7 @@ func (x *StoreForResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreForResponse.ProtoReflect.Descriptor instead.
 func (*StoreForResponse) Descriptor() ([]byte, []int) {
-	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{22}
+	return file_ingestpb_ingest_proto_rawDescGZIP(), []int{23}
 }
 
 var File_ingestpb_ingest_proto protoreflect.FileDescriptor
@@ -1607,12 +1699,13 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
 	"\vretry_after\x18\x03 \x01(\x03R\n" +
-	"retryAfter\"\x89\x01\n" +
+	"retryAfter\"\xa1\x01\n" +
 	"\tSelection\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x126\n" +
 	"\bmatchers\x18\x02 \x03(\v2\x1a.loki_go.ingest.v1.MatcherR\bmatchers\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x18\n" +
-	"\athrough\x18\x04 \x01(\x03R\athrough\"\xa4\x01\n" +
+	"\athrough\x18\x04 \x01(\x03R\athrough\x12\x16\n" +
+	"\x06filter\x18\x05 \x01(\tR\x06filter\"\xa4\x01\n" +
 	"\aMatcher\x123\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1f.loki_go.ingest.v1.Matcher.TypeR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1621,14 +1714,16 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\x05EQUAL\x10\x00\x12\r\n" +
 	"\tNOT_EQUAL\x10\x01\x12\t\n" +
 	"\x05MATCH\x10\x02\x12\r\n" +
-	"\tNOT_MATCH\x10\x03\"_\n" +
+	"\tNOT_MATCH\x10\x03\"s\n" +
 	"\rSelectRequest\x12:\n" +
 	"\tselection\x18\x01 \x01(\v2\x1c.loki_go.ingest.v1.SelectionR\tselection\x12\x12\n" +
-	"\x04load\x18\x02 \x01(\rR\x04load\"\x98\x01\n" +
+	"\x04load\x18\x02 \x01(\rR\x04load\x12\x12\n" +
+	"\x04next\x18\x03 \x03(\rR\x04next\"\xcd\x01\n" +
 	"\x0eSelectResponse\x12;\n" +
 	"\astreams\x18\x01 \x03(\v2!.loki_go.ingest.v1.SelectedStreamR\astreams\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x125\n" +
-	"\x05block\x18\x03 \x01(\v2\x1f.loki_go.ingest.v1.BlockContentR\x05block\"b\n" +
+	"\x05block\x18\x03 \x01(\v2\x1f.loki_go.ingest.v1.BlockContentR\x05block\x123\n" +
+	"\x04more\x18\x04 \x03(\v2\x1f.loki_go.ingest.v1.BlockContentR\x04more\"b\n" +
 	"\x0eSelectedStream\x12\x16\n" +
 	"\x06labels\x18\x01 \x01(\tR\x06labels\x128\n" +
 	"\x06blocks\x18\x02 \x03(\v2 .loki_go.ingest.v1.SelectedBlockR\x06blocks\"s\n" +
@@ -1636,11 +1731,15 @@ const file_ingestpb_ingest_proto_rawDesc = "" +
 	"\bmin_time\x18\x01 \x01(\x03R\aminTime\x12\x19\n" +
 	"\bmax_time\x18\x02 \x01(\x03R\amaxTime\x12\x18\n" +
 	"\aentries\x18\x03 \x01(\rR\aentries\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\"X\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\"\x8e\x01\n" +
 	"\fBlockContent\x12\x18\n" +
 	"\acontent\x18\x01 \x01(\fR\acontent\x12\x18\n" +
 	"\asymbols\x18\x02 \x03(\tR\asymbols\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"+\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x124\n" +
+	"\ascanned\x18\x04 \x01(\v2\x1a.loki_go.ingest.v1.ScannedR\ascanned\"9\n" +
+	"\aScanned\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\x03R\aentries\"+\n" +
 	"\x11LabelSetsResponse\x12\x16\n" +
 	"\x06labels\x18\x01 \x03(\tR\x06labels\"I\n" +
 	"\x0eCoveredRequest\x127\n" +
@@ -1679,7 +1778,7 @@ func file_ingestpb_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_ingestpb_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_ingestpb_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_ingestpb_ingest_proto_goTypes = []any{
 	(Codec)(0),                 // 0: loki_go.ingest.v1.Codec
 	(Matcher_Type)(0),          // 1: loki_go.ingest.v1.Matcher.Type
@@ -1700,12 +1799,13 @@ var file_ingestpb_ingest_proto_goTypes = []any{
 	(*SelectedStream)(nil),     // 16: loki_go.ingest.v1.SelectedStream
 	(*SelectedBlock)(nil),      // 17: loki_go.ingest.v1.SelectedBlock
 	(*BlockContent)(nil),       // 18: loki_go.ingest.v1.BlockContent
-	(*LabelSetsResponse)(nil),  // 19: loki_go.ingest.v1.LabelSetsResponse
-	(*CoveredRequest)(nil),     // 20: loki_go.ingest.v1.CoveredRequest
-	(*Coverage)(nil),           // 21: loki_go.ingest.v1.Coverage
-	(*CoveredResponse)(nil),    // 22: loki_go.ingest.v1.CoveredResponse
-	(*StoreForRequest)(nil),    // 23: loki_go.ingest.v1.StoreForRequest
-	(*StoreForResponse)(nil),   // 24: loki_go.ingest.v1.StoreForResponse
+	(*Scanned)(nil),            // 19: loki_go.ingest.v1.Scanned
+	(*LabelSetsResponse)(nil),  // 20: loki_go.ingest.v1.LabelSetsResponse
+	(*CoveredRequest)(nil),     // 21: loki_go.ingest.v1.CoveredRequest
+	(*Coverage)(nil),           // 22: loki_go.ingest.v1.Coverage
+	(*CoveredResponse)(nil),    // 23: loki_go.ingest.v1.CoveredResponse
+	(*StoreForRequest)(nil),    // 24: loki_go.ingest.v1.StoreForRequest
+	(*StoreForResponse)(nil),   // 25: loki_go.ingest.v1.StoreForResponse
 }
 var file_ingestpb_ingest_proto_depIdxs = []int32{
 	0,  // 0: loki_go.ingest.v1.PushRequest.codec:type_name -> loki_go.ingest.v1.Codec
@@ -1723,25 +1823,27 @@ var file_ingestpb_ingest_proto_depIdxs = []int32{
 	12, // 12: loki_go.ingest.v1.SelectRequest.selection:type_name -> loki_go.ingest.v1.Selection
 	16, // 13: loki_go.ingest.v1.SelectResponse.streams:type_name -> loki_go.ingest.v1.SelectedStream
 	18, // 14: loki_go.ingest.v1.SelectResponse.block:type_name -> loki_go.ingest.v1.BlockContent
-	17, // 15: loki_go.ingest.v1.SelectedStream.blocks:type_name -> loki_go.ingest.v1.SelectedBlock
-	21, // 16: loki_go.ingest.v1.CoveredRequest.coverage:type_name -> loki_go.ingest.v1.Coverage
-	2,  // 17: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
-	7,  // 18: loki_go.ingest.v1.Ingester.Replicate:input_type -> loki_go.ingest.v1.Replications
-	14, // 19: loki_go.ingest.v1.Ingester.Select:input_type -> loki_go.ingest.v1.SelectRequest
-	20, // 20: loki_go.ingest.v1.Ingester.Covered:input_type -> loki_go.ingest.v1.CoveredRequest
-	23, // 21: loki_go.ingest.v1.Ingester.StoreFor:input_type -> loki_go.ingest.v1.StoreForRequest
-	12, // 22: loki_go.ingest.v1.Ingester.LabelSets:input_type -> loki_go.ingest.v1.Selection
-	5,  // 23: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
-	9,  // 24: loki_go.ingest.v1.Ingester.Replicate:output_type -> loki_go.ingest.v1.ReplicationResults
-	15, // 25: loki_go.ingest.v1.Ingester.Select:output_type -> loki_go.ingest.v1.SelectResponse
-	22, // 26: loki_go.ingest.v1.Ingester.Covered:output_type -> loki_go.ingest.v1.CoveredResponse
-	24, // 27: loki_go.ingest.v1.Ingester.StoreFor:output_type -> loki_go.ingest.v1.StoreForResponse
-	19, // 28: loki_go.ingest.v1.Ingester.LabelSets:output_type -> loki_go.ingest.v1.LabelSetsResponse
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	18, // 15: loki_go.ingest.v1.SelectResponse.more:type_name -> loki_go.ingest.v1.BlockContent
+	17, // 16: loki_go.ingest.v1.SelectedStream.blocks:type_name -> loki_go.ingest.v1.SelectedBlock
+	19, // 17: loki_go.ingest.v1.BlockContent.scanned:type_name -> loki_go.ingest.v1.Scanned
+	22, // 18: loki_go.ingest.v1.CoveredRequest.coverage:type_name -> loki_go.ingest.v1.Coverage
+	2,  // 19: loki_go.ingest.v1.Ingest.Push:input_type -> loki_go.ingest.v1.PushRequest
+	7,  // 20: loki_go.ingest.v1.Ingester.Replicate:input_type -> loki_go.ingest.v1.Replications
+	14, // 21: loki_go.ingest.v1.Ingester.Select:input_type -> loki_go.ingest.v1.SelectRequest
+	21, // 22: loki_go.ingest.v1.Ingester.Covered:input_type -> loki_go.ingest.v1.CoveredRequest
+	24, // 23: loki_go.ingest.v1.Ingester.StoreFor:input_type -> loki_go.ingest.v1.StoreForRequest
+	12, // 24: loki_go.ingest.v1.Ingester.LabelSets:input_type -> loki_go.ingest.v1.Selection
+	5,  // 25: loki_go.ingest.v1.Ingest.Push:output_type -> loki_go.ingest.v1.PushResponse
+	9,  // 26: loki_go.ingest.v1.Ingester.Replicate:output_type -> loki_go.ingest.v1.ReplicationResults
+	15, // 27: loki_go.ingest.v1.Ingester.Select:output_type -> loki_go.ingest.v1.SelectResponse
+	23, // 28: loki_go.ingest.v1.Ingester.Covered:output_type -> loki_go.ingest.v1.CoveredResponse
+	25, // 29: loki_go.ingest.v1.Ingester.StoreFor:output_type -> loki_go.ingest.v1.StoreForResponse
+	20, // 30: loki_go.ingest.v1.Ingester.LabelSets:output_type -> loki_go.ingest.v1.LabelSetsResponse
+	25, // [25:31] is the sub-list for method output_type
+	19, // [19:25] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ingestpb_ingest_proto_init() }
@@ -1755,7 +1857,7 @@ func file_ingestpb_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingestpb_ingest_proto_rawDesc), len(file_ingestpb_ingest_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

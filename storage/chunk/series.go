@@ -1,6 +1,10 @@
 package chunk
 
-import "github.com/loki-go/loki-go/internal/labels"
+import (
+	"iter"
+
+	"github.com/loki-go/loki-go/internal/labels"
+)
 
 // BlockRef is a block that can be loaded: in memory, in a local file, or in an
 // object store. It may be used by many goroutines.
@@ -13,6 +17,24 @@ type BlockRef interface {
 	// it and the symbols that it refers to. It may block. Data that is missing
 	// or damaged is an error.
 	Load(dst []byte) (content []byte, symbols []string, err error)
+}
+
+// FilteredRef is a BlockRef that was selected for a query, by somebody who may
+// leave out the entries of which the query makes nothing.
+type FilteredRef interface {
+	BlockRef
+	// LoadFiltered is Load without those entries. Next are the blocks that are
+	// likely to be loaded after this one, in their order.
+	LoadFiltered(dst []byte, next iter.Seq[BlockRef]) (Filtered, error)
+}
+
+// Filtered is what is left of a block.
+type Filtered struct {
+	Content []byte
+	Symbols []string
+	Whole   bool  // nothing was left out
+	Bytes   int64 // of the content that was looked at, unless Whole
+	Entries int64 // that were looked at, unless Whole
 }
 
 // Series is a stream as reads see it: labels and blocks, in no order. The

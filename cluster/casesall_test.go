@@ -1,0 +1,6 @@
+//go:build integration
+
+package cluster
+
+// caseStep: all queries are compared.
+const caseStep = 1

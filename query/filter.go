@@ -1,0 +1,260 @@
+package query
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/query/pipeline"
+	"github.com/loki-go/loki-go/storage/chunk"
+)
+
+// FilteringSource is a Source in another process, which spares the network what
+// a query would throw away. Filter is LogQL for NewFilter; the blocks that are
+// returned may be chunk.FilteredRef.
+type FilteringSource interface {
+	Source
+	SelectFiltered(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64, filter string) ([]chunk.Series, error)
+}
+
+// maxFilter is the longest filter, in bytes, that a query is sent with: what a
+// parser takes.
+const maxFilter = 128 << 10
+
+// anyStream is the selector of a filter, which has to have one and does not use
+// it.
+var anyStream = func() []*labels.Matcher {
+	m, err := labels.NewMatcher(labels.MatchEqual, "stream", "any")
+	if err != nil {
+		panic(err)
+	}
+	return []*labels.Matcher{m}
+}()
+
+// logFilter returns the filter of a log query, "" if it is too long for one.
+func logFilter(q *logql.LogQuery) string {
+	return short(&logql.LogQuery{Matchers: anyStream, Stages: q.Stages})
+}
+
+// sampleFilter returns that of a range aggregation, of which outer is a sum's
+// grouping around it. What is left out depends on both, see pipeline.Extractor.
+func sampleFilter(a *logql.RangeAggregation, outer *logql.Grouping) string {
+	inner, logs := *a, *a.Range
+	logs.Query = &logql.LogQuery{Matchers: anyStream, Stages: a.Range.Query.Stages}
+	inner.Range = &logs
+	if outer == nil {
+		return short(&inner)
+	}
+	return short(&logql.VectorAggregation{Op: "sum", Grouping: *outer, Inner: &inner})
+}
+
+func short(e fmt.Stringer) string {
+	if s := e.String(); len(s) <= maxFilter {
+		return s
+	}
+	return ""
+}
+
+// Filter leaves out of blocks the entries of which a query makes nothing: what
+// the stages of its pipeline drop, and what is outside of its range. The others
+// stay as they are, to go through the whole query where it runs; so what the
+// filter keeps without need does no harm. It serves one goroutine.
+type Filter struct {
+	pipe          *pipeline.Pipeline
+	x             *pipeline.Extractor // of metric queries
+	lines         bool                // line filters decide alone
+	all           bool                // so do times
+	from, through int64
+	content       []byte // of the block that is being read
+	symbols       renumbering
+}
+
+// NewFilter compiles what logFilter or sampleFilter returned, for [from, through)
+// in ns. Errors are *logql.ParseError.
+func NewFilter(filter string, from, through int64) (*Filter, error) {
+	e, err := logql.Parse(filter)
+	if err != nil {
+		return nil, err
+	}
+	f := &Filter{from: from, through: through}
+	var outer *logql.Grouping
+	if v, ok := e.(*logql.VectorAggregation); ok && v.Op == "sum" {
+		outer, e = &v.Grouping, v.Inner
+	}
+	switch e := e.(type) {
+	case *logql.LogQuery:
+		if f.pipe, err = pipeline.New(e.Stages); err != nil {
+			return nil, err
+		}
+		f.lines, f.all = f.pipe.Simple(), len(e.Stages) == 0
+	case *logql.RangeAggregation:
+		if f.x, err = pipeline.NewExtractor(e, outer); err != nil {
+			return nil, err
+		}
+		f.pipe = &f.x.Pipeline
+		f.lines = f.x.Plain()
+		f.all = f.lines && len(e.Range.Query.Stages) == 0
+	default:
+		return nil, &logql.ParseError{Msg: fmt.Sprintf("%T is no filter", e)}
+	}
+	return f, nil
+}
+
+// Load appends to dst the entries of a block of a stream that the query has a
+// use for. The symbols are valid until the next call.
+func (f *Filter) Load(dst []byte, stream labels.Labels, ref chunk.BlockRef) (chunk.Filtered, error) {
+	if mint, maxt := ref.Bounds(); f.all && f.from <= mint && maxt < f.through {
+		content, symbols, err := ref.Load(dst)
+		return chunk.Filtered{Content: content, Symbols: symbols, Whole: true}, err
+	}
+	content, symbols, err := ref.Load(f.content[:0])
+	if err != nil {
+		return chunk.Filtered{}, err
+	}
+	f.content = content
+	out := chunk.Filtered{Content: dst, Bytes: int64(len(content)), Entries: int64(ref.NumEntries())}
+	hits := newHits(content, f.pipe.Needle())
+	if hits.next < 0 {
+		return out, nil
+	}
+	if !f.lines {
+		f.pipe.For(visible(stream))
+	}
+	f.symbols.begin(symbols)
+	it := chunk.Entries(content)
+	for out.Entries = 0; it.Next() && it.TS < f.through; out.Entries++ {
+		if !hits.in(it.Off+it.Len) || it.TS < f.from || !f.pipe.MatchLine(it.Line) {
+			continue
+		}
+		ok, err := f.stages(&it, symbols)
+		if err != nil {
+			return chunk.Filtered{}, err
+		}
+		if !ok {
+			continue
+		}
+		if it.NumPairs == 0 {
+			out.Content = append(out.Content, content[it.Off:it.Off+it.Len]...)
+			continue
+		}
+		refs, err := f.symbols.of(&it)
+		if err != nil {
+			return chunk.Filtered{}, err
+		}
+		out.Content = chunk.AppendEntry(out.Content, it.TS, it.Line, refs)
+	}
+	out.Symbols = f.symbols.used
+	return out, it.Err()
+}
+
+// stages runs what is behind the line filters.
+func (f *Filter) stages(it *chunk.EntryIter, symbols []string) (bool, error) {
+	if f.lines {
+		return true, nil
+	}
+	f.pipe.Begin()
+	if err := addMeta(f.pipe, it, symbols, it.Off); err != nil {
+		return false, err
+	}
+	if f.x == nil {
+		return f.pipe.Match(it.TS, it.Line), nil
+	}
+	_, ok := f.x.Sample(it.TS, it.Line)
+	return ok, nil
+}
+
+// renumbering numbers those symbols of a block that are in use.
+type renumbering struct {
+	symbols []string
+	used    []string
+	number  []uint32 // by symbol: 1 + its number in used; 0: not in use
+	touched []uint32 // symbols in use
+	refs    []uint32
+}
+
+func (r *renumbering) begin(symbols []string) {
+	for _, n := range r.touched {
+		r.number[n] = 0
+	}
+	r.symbols, r.used, r.touched = symbols, r.used[:0], r.touched[:0]
+	if len(r.number) < len(symbols) {
+		r.number = make([]uint32, len(symbols))
+	}
+}
+
+// of returns the references of an entry.
+func (r *renumbering) of(it *chunk.EntryIter) ([]uint32, error) {
+	r.refs = r.refs[:0]
+	for i := range 2 * it.NumPairs {
+		text, err := symbol(it, i, r.symbols, it.Off)
+		if err != nil {
+			return nil, err
+		}
+		n := &r.number[it.Sym(i)]
+		if *n == 0 {
+			r.touched = append(r.touched, it.Sym(i))
+			r.used = append(r.used, text)
+			*n = uint32(len(r.used))
+		}
+		r.refs = append(r.refs, *n-1)
+	}
+	return r.refs, nil
+}
+
+// loaded is a block in memory.
+type loaded struct {
+	content []byte
+	symbols []string
+	lines   int64 // that were looked at elsewhere; -1: none
+}
+
+// load loads a block into dst. Next are the blocks whose turn is then.
+func (p *plan) load(b *block, dst []byte, next iter.Seq[chunk.BlockRef]) (loaded, error) {
+	st := p.stats[b.source]
+	start := time.Now()
+	l := loaded{lines: -1}
+	var bytes int64
+	var err error
+	if ref, ok := b.ref.(chunk.FilteredRef); ok {
+		var f chunk.Filtered
+		f, err = ref.LoadFiltered(dst, next)
+		l.content, l.symbols, bytes = f.Content, f.Symbols, f.Bytes
+		if f.Whole {
+			bytes = int64(len(f.Content))
+		} else {
+			l.lines = f.Entries
+		}
+	} else {
+		l.content, l.symbols, err = b.ref.Load(dst)
+		bytes = int64(len(l.content))
+	}
+	st.Load += time.Since(start)
+	if err != nil {
+		return l, p.broken(b, err)
+	}
+	st.BlocksLoaded++
+	st.Bytes += bytes
+	return l, nil
+}
+
+// count counts the lines of the block where before have been counted, and those
+// that the query saw of it have been added.
+func (l *loaded) count(st *SourceStats, before int64) {
+	if l.lines >= 0 {
+		st.Lines = before + l.lines
+	}
+}
+
+// refs gives the blocks.
+func refs(blocks []block) iter.Seq[chunk.BlockRef] {
+	return func(yield func(chunk.BlockRef) bool) {
+		for i := range blocks {
+			if !yield(blocks[i].ref) {
+				return
+			}
+		}
+	}
+}
