@@ -109,9 +109,12 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 		return
 	}
 	c := h.chunk
+	h.stream.mu.Lock()
+	opened := c.opened // moves while the chunk is open
+	h.stream.mu.Unlock()
 	rec := blocks.Block{
 		Tenant: h.stream.tenant.id, Labels: h.stream.labels, Stream: c.ref, Chunk: c.seq, Late: c.lane.late,
-		Codec: uint8(i.codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: c.opened,
+		Codec: uint8(i.codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: opened,
 		Symbols: i.usedSymbols(w, h, content), Cover: h.cover, Data: w.data,
 	}
 	if names := h.pushes.Set(); len(names) > 0 {
