@@ -144,9 +144,13 @@ type Deps struct {
 }
 
 // RequestError is an error of the one who asks.
-type RequestError struct{ Msg string }
+type RequestError struct {
+	Msg   string
+	cause error
+}
 
 func (e *RequestError) Error() string { return e.Msg }
+func (e *RequestError) Unwrap() error { return e.cause }
 
 func badRequest(format string, args ...any) error {
 	return &RequestError{Msg: fmt.Sprintf(format, args...)}

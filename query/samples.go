@@ -65,7 +65,11 @@ func (e *Engine) runMetric(ctx context.Context, r MetricRequest) (*MetricResult,
 	res.Series, err = metric.Eval(ctx, r.Query, metric.Params{
 		Start: r.Start, End: r.End, Step: r.Step, MaxSeries: lim.MaxQuerySeries, MaxBytes: e.cfg.MaxResultBytes,
 		Open: func(ctx context.Context, sel metric.Selection) (metric.Cursor, error) {
-			return e.open(ctx, r.Tenant, sel, &res.Stats)
+			c, err := e.open(ctx, r.Tenant, sel, &res.Stats)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
 		},
 	})
 	if err != nil {
@@ -80,7 +84,7 @@ func (e *Engine) runMetric(ctx context.Context, r MetricRequest) (*MetricResult,
 }
 
 // open prepares the samples of a range aggregation.
-func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, stats *Stats) (metric.Cursor, error) {
+func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, stats *Stats) (*cursor, error) {
 	x, err := pipeline.NewExtractor(sel.Aggregation, sel.Outer)
 	if err != nil {
 		return nil, err
@@ -98,7 +102,7 @@ func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, 
 		for n < len(blocks) && blocks[n].stream == blocks[0].stream {
 			n++
 		}
-		s := &streamSamples{blocks: blocks[:n:n], plain: -1}
+		s := &streamSamples{stream: blocks[0].stream, blocks: blocks[:n:n], plain: -1}
 		// What the store has comes before what memory has, at equal times.
 		slices.SortStableFunc(s.blocks, func(a, b block) int { return cmp.Compare(a.mint, b.mint) })
 		c.streams = append(c.streams, s)
@@ -122,6 +126,9 @@ type cursor struct {
 	begun         bool
 	unread        []*streamSamples // if ordered: those of which no block has been read
 
+	hashes  bool   // samples have hashes as Loki's have; if so, ordered
+	current origin // of the last sample, if hashes
+
 	series []sampleSeries
 	byKey  map[string]int
 	key    []byte
@@ -131,10 +138,18 @@ type cursor struct {
 type sampleSeries struct {
 	labels labels.Labels
 	failed string
+	text   string // of the labels, if the cursor has hashes
+}
+
+// origin is where a sample is from.
+type origin struct {
+	stream uint32
+	hash   uint64
 }
 
 // streamSamples are the samples of one stream.
 type streamSamples struct {
+	stream  uint32
 	blocks  []block // not read yet, by their first time
 	samples []rawSample
 	pos     int // of the next
@@ -216,6 +231,9 @@ func (c *cursor) nextOrdered() (metric.Sample, bool, error) {
 	}
 	s := c.streams[0]
 	out := s.head().Sample
+	if c.hashes {
+		c.current = origin{s.stream, s.head().hash}
+	}
 	s.pos++
 	ok, err := c.fill(s)
 	if err != nil {
@@ -407,7 +425,7 @@ func (c *cursor) seriesOf() int {
 	n, ok := c.byKey[string(key)]
 	if !ok {
 		n = len(c.series)
-		c.series = append(c.series, sampleSeries{pipeline.Own(ls), failed})
+		c.series = append(c.series, sampleSeries{labels: pipeline.Own(ls), failed: failed})
 		c.byKey[string(key)] = n
 	}
 	return n
@@ -417,7 +435,9 @@ func (r *blockSamples) add(it *chunk.EntryIter, v float64, series int) error {
 	x := rawSample{Sample: metric.Sample{TS: it.TS, Value: v, Series: series}}
 	list := r.stream.samples
 	tie := len(list) > 0 && list[len(list)-1].TS == it.TS
-	if r.overlap || tie {
+	if r.hashes {
+		x.hash = r.lokiHash(series, it.Line)
+	} else if r.overlap || tie {
 		var err error
 		if x.hash, err = r.hash(it, it.Off); err != nil {
 			return err

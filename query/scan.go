@@ -60,7 +60,10 @@ func (s *scan) run(ctx context.Context, r Request) (entries []Entry, err error) 
 		}
 	}
 	if errors.Is(err, errTooLarge) {
-		err = badRequest("the answer exceeds max-result-bytes (%d bytes); ask for fewer lines or a shorter range", s.maxBytes)
+		err = &RequestError{
+			Msg:   fmt.Sprintf("the answer exceeds max-result-bytes (%d bytes); ask for fewer lines or a shorter range", s.maxBytes),
+			cause: errTooLarge,
+		}
 	}
 	return entries, err
 }

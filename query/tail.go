@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -156,11 +157,11 @@ var errStopping = errors.New("the server stops")
 
 // follow sends entries until ctx ends or something fails.
 func (h *Handler) follow(ctx context.Context, r *tailRequest, s *socket) error {
-	t := &tailer{h: h, r: r, s: s, shown: map[uint64]int64{}}
+	t := &tailer{e: h.deps.Engine, r: r, shown: map[uint64]int64{}, emit: func(res *Result) error { return r.send(s, res) }}
 	tick := time.NewTicker(tailPeriod)
 	defer tick.Stop()
 	for {
-		if err := t.poll(ctx); err != nil {
+		if err := t.poll(ctx, h.deps.Now()); err != nil {
 			return err
 		}
 		select {
@@ -176,18 +177,54 @@ func (h *Handler) follow(ctx context.Context, r *tailRequest, s *socket) error {
 	}
 }
 
+// send writes entries.
+func (r *tailRequest) send(s *socket, res *Result) error {
+	j := jsonWriter{}
+	j.raw(`{"streams":[`)
+	j.streamList(res, r.categorize, func() {})
+	j.raw("]")
+	if r.categorize {
+		j.raw(`,"encodingFlags":["categorize-labels"]`)
+	}
+	j.raw("}")
+	// A message is one write.
+	return s.frame(opText, j.buf)
+}
+
+// Follow calls f with the entries of a log query that come from now on, about
+// once a second, until ctx ends or something fails; no entries come twice. An
+// entry that arrives more than 15 s behind its time is left out. f owns the
+// result.
+func (e *Engine) Follow(ctx context.Context, tenant string, q *logql.LogQuery, f func(*Result) error) error {
+	t := &tailer{e: e, r: &tailRequest{tenant: tenant, query: q, start: math.MinInt64}, begun: true, shown: map[uint64]int64{}}
+	t.emit = func(*Result) error { return nil } // what is there is not new
+	tick := time.NewTicker(tailPeriod)
+	defer tick.Stop()
+	for {
+		if err := t.poll(ctx, time.Now()); err != nil {
+			return err
+		}
+		t.emit = f
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
 // tailer is a running tail.
 type tailer struct {
-	h     *Handler
+	e     *Engine
 	r     *tailRequest
-	s     *socket
+	emit  func(*Result) error // gets what is new
 	begun bool
 	shown map[uint64]int64 // hashes of entries of the window, with their times
 }
 
-// poll sends what is new.
-func (t *tailer) poll(ctx context.Context) error {
-	now := t.h.deps.Now().UnixNano()
+// poll looks for what is new.
+func (t *tailer) poll(ctx context.Context, at time.Time) error {
+	now := at.UnixNano()
 	through := addTime(now, -t.r.delay) + 1
 	if !t.begun {
 		t.begun = true
@@ -226,10 +263,10 @@ func (t *tailer) poll(ctx context.Context) error {
 }
 
 func (t *tailer) run(ctx context.Context, from, through int64, limit int, d Direction) (*Result, error) {
-	return t.h.deps.Engine.Run(ctx, Request{Tenant: t.r.tenant, Query: t.r.query, From: from, Through: through, Limit: limit, Direction: d})
+	return t.e.Run(ctx, Request{Tenant: t.r.tenant, Query: t.r.query, From: from, Through: through, Limit: limit, Direction: d})
 }
 
-// send writes the entries that were not shown yet.
+// send emits the entries that were not shown yet.
 func (t *tailer) send(r *Result) error {
 	kept := r.Entries[:0]
 	var id []byte
@@ -247,14 +284,5 @@ func (t *tailer) send(r *Result) error {
 	if r.Entries = kept; len(kept) == 0 {
 		return nil
 	}
-	j := jsonWriter{}
-	j.raw(`{"streams":[`)
-	j.streamList(r, t.r.categorize, func() {})
-	j.raw("]")
-	if t.r.categorize {
-		j.raw(`,"encodingFlags":["categorize-labels"]`)
-	}
-	j.raw("}")
-	// A message is one write.
-	return t.s.frame(opText, j.buf)
+	return t.emit(r)
 }

@@ -49,11 +49,17 @@ limits_config:
 `))
 
 func startWholeLoki(t *testing.T) string {
+	base, _ := startLokiWithGRPC(t)
+	return base
+}
+
+// startLokiWithGRPC is startWholeLoki that says where gRPC is, too.
+func startLokiWithGRPC(t *testing.T) (base, grpc string) {
 	t.Helper()
 	dir := t.TempDir()
-	port := testkit.FreePort(t)
+	port, grpcPort := testkit.FreePort(t), testkit.FreePort(t)
 	var conf bytes.Buffer
-	if err := wholeLoki.Execute(&conf, map[string]any{"HTTP": port, "GRPC": testkit.FreePort(t), "Dir": dir}); err != nil {
+	if err := wholeLoki.Execute(&conf, map[string]any{"HTTP": port, "GRPC": grpcPort, "Dir": dir}); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "loki.yaml")
@@ -75,13 +81,13 @@ func startWholeLoki(t *testing.T) string {
 			t.Logf("loki printed:\n%s", log.String())
 		}
 	})
-	base := "http://127.0.0.1:" + strconv.Itoa(port)
+	base = "http://127.0.0.1:" + strconv.Itoa(port)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := (&testkit.Client{Base: base}).Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return base
+	return base, "127.0.0.1:" + strconv.Itoa(grpcPort)
 }
 
 // logqlCase is a query that both are asked.

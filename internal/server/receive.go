@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -24,8 +25,10 @@ import (
 	"github.com/loki-go/loki-go/plugins/lokipush"
 	"github.com/loki-go/loki-go/plugins/mapping"
 	"github.com/loki-go/loki-go/plugins/otlp"
+	"github.com/loki-go/loki-go/plugins/rawgrpc"
 	"github.com/loki-go/loki-go/plugins/syslog"
 	"github.com/loki-go/loki-go/query"
+	"github.com/loki-go/loki-go/query/lokigrpc"
 )
 
 // socket is a receiver with listeners of its own.
@@ -76,6 +79,9 @@ func (s *Server) receive() error {
 		return err
 	}
 	steps := []func(*http.ServeMux) error{s.page, s.reads}
+	if s.grpc != nil && s.ingester != nil && (s.gateway != nil || s.front != nil) {
+		steps = append(steps, s.lokiReads)
+	}
 	if s.gateway != nil {
 		steps = append(steps, s.lokiReceivers, s.recordReceivers, s.socketReceivers)
 	}
@@ -127,6 +133,7 @@ func (s *Server) reads(mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
+	s.engine = engine
 	s.query = query.NewHandler(query.HandlerDeps{
 		Engine: engine, Log: s.log,
 		Tenant: func(r *http.Request) (string, error) {
@@ -135,6 +142,17 @@ func (s *Server) reads(mux *http.ServeMux) error {
 		Build: query.BuildInfo{Version: s.d.Version, Revision: s.d.Version, GoVersion: runtime.Version()},
 	})
 	s.query.Register(mux)
+	return nil
+}
+
+// lokiReads serves the queriers of a Loki, which read from ingesters over gRPC.
+func (s *Server) lokiReads(*http.ServeMux) error {
+	lokigrpc.New(lokigrpc.Deps{
+		Engine: s.engine, Source: s.ingester,
+		Tenant: func(ctx context.Context) (string, error) {
+			return tenant.Resolve(s.cfg.Auth.Enabled, rawgrpc.Tenant(ctx))
+		},
+	}).Register(s.grpc)
 	return nil
 }
 

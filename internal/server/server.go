@@ -68,6 +68,7 @@ type Server struct {
 	auth      *auth.Auth
 	sockets   []socket // receivers with listeners of their own
 	http      *httpServer
+	engine    *query.Engine
 	query     *query.Handler
 	grpc      *grpc.Server
 

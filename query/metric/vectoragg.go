@@ -31,7 +31,7 @@ type group struct {
 func (ev *evaluation) vectorAggregation(ctx context.Context, e *logql.VectorAggregation) (node, error) {
 	v := &vectorNode{ev: ev, e: e, groups: map[*Series]*group{}, byOwn: map[*Series]*group{}}
 	var err error
-	if r, ok := e.Inner.(*logql.RangeAggregation); ok && e.Op == "sum" && r.Grouping == nil && sums(r.Op) {
+	if r, ok := e.Inner.(*logql.RangeAggregation); ok && e.Op == "sum" && r.Grouping == nil && Sums(r.Op) {
 		v.inner, err = ev.rangeAggregation(ctx, r, &e.Grouping)
 	} else {
 		v.inner, err = ev.node(ctx, e.Inner)
@@ -39,8 +39,8 @@ func (ev *evaluation) vectorAggregation(ctx context.Context, e *logql.VectorAggr
 	return v, err
 }
 
-// sums reports whether a sum of the results is the result of all samples.
-func sums(op string) bool {
+// Sums reports whether a sum of the results is the result of all samples.
+func Sums(op string) bool {
 	switch op {
 	case "count_over_time", "rate", "bytes_over_time", "bytes_rate", "sum_over_time":
 		return true
