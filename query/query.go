@@ -246,14 +246,19 @@ const streamShard = "__stream_shard__"
 // Run executes a log query. Errors are *RequestError, an error of the context,
 // or what a source reported.
 func (e *Engine) Run(ctx context.Context, r Request) (*Result, error) {
+	if most := e.deps.Limits(r.Tenant).MaxEntries; most > 0 && r.Limit > most {
+		return nil, badRequest("max entries limit per query exceeded, limit > max_entries_limit_per_query (%d > %d)", r.Limit, most)
+	}
+	return e.runAny(ctx, r)
+}
+
+// runAny is Run for any number of entries.
+func (e *Engine) runAny(ctx context.Context, r Request) (*Result, error) {
 	return again(ctx, func() (*Result, error) { return e.run(ctx, r) })
 }
 
 func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	lim := e.deps.Limits(r.Tenant)
-	if lim.MaxEntries > 0 && r.Limit > lim.MaxEntries {
-		return nil, badRequest("max entries limit per query exceeded, limit > max_entries_limit_per_query (%d > %d)", r.Limit, lim.MaxEntries)
-	}
 	if r.Limit <= 0 {
 		return nil, badRequest("limit must be a positive value")
 	}

@@ -33,11 +33,7 @@ const page = 2048
 // want an answer in one piece, and does not apply. Errors are those of Run and of
 // f, which owns the result.
 func (e *Engine) Pages(ctx context.Context, r Request, f func(*Result) error) error {
-	size := page
-	if most := e.deps.Limits(r.Tenant).MaxEntries; most > 0 {
-		size = min(size, max(most/2, 1))
-	}
-	left := r.Limit
+	size, left := page, r.Limit
 	edge := pageEdge{backward: r.Direction == Backward, sent: map[string]int{}}
 	for {
 		want := size
@@ -46,7 +42,7 @@ func (e *Engine) Pages(ctx context.Context, r Request, f func(*Result) error) er
 		}
 		next := r
 		next.Limit = want + edge.n
-		res, err := e.Run(ctx, next)
+		res, err := e.runAny(ctx, next)
 		if errors.Is(err, errTooLarge) && want > 1 {
 			size = want / 2 // long lines
 			continue

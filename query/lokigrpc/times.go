@@ -13,14 +13,14 @@ func nanos(t *timestamppb.Timestamp, none int64) int64 {
 	if t == nil {
 		return none
 	}
-	switch at := t.AsTime(); {
-	case at.Before(time.Unix(0, math.MinInt64)):
+	const most = math.MaxInt64 / int64(time.Second)
+	switch {
+	case t.Seconds < -most:
 		return math.MinInt64
-	case at.After(time.Unix(0, math.MaxInt64)):
+	case t.Seconds >= most:
 		return math.MaxInt64
-	default:
-		return at.UnixNano()
 	}
+	return t.Seconds*int64(time.Second) + int64(t.Nanos)
 }
 
 // fromMillis returns a time in ns.
