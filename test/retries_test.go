@@ -19,8 +19,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/loki-go/loki-go/internal/testkit"
+	"github.com/loki-go/loki-go/proto/lokipb"
 )
 
 // deaf is a proxy that loses all answers: it passes on what clients send, and
@@ -268,14 +270,24 @@ func TestLokiDistributorsPush(t *testing.T) {
 	if got, repeated := sums(t, c.ingesters, receivedEntries), sums(t, c.ingesters, repeatedPushes); !slices.Equal(got, []int{0, 1, 0}) || repeated[1] != 1 {
 		t.Errorf("ingesters received %v entries and %v repeated pushes", got, repeated)
 	}
+	// A querier of Loki finds it where it is, and only there.
+	for i, s := range c.ingesters {
+		q := dialQuerier(t, "loki-go", s.GRPC)
+		found, err := q.entries(t, t.Context(), &lokipb.QueryRequest{
+			Selector: `{job="distributor"}`, Start: timestamppb.New(now.Add(-time.Minute)), End: timestamppb.New(now.Add(time.Minute)),
+		})
+		if err != nil || (len(found) == 1) != (i == 1) {
+			t.Errorf("ingester %d has %q, %v", i, found, err)
+		}
+	}
 	got := find(t, c.gateways[0].Client(""), `{job="distributor"}`)
 	if len(got) != 1 || testkit.LabelText(got[0].Labels) != `{app="a", job="distributor", service_name="a"}` {
 		t.Errorf("got %v", got)
 	}
 }
 
-// TestPusherNeedsNoSecret: distributors of Loki cannot show cluster.secret, so
-// an ingester that has one does not let them in.
+// TestPusherNeedsNoSecret: distributors and queriers of Loki cannot show
+// cluster.secret, so an ingester that has one does not let them in.
 func TestPusherNeedsNoSecret(t *testing.T) {
 	c := newCluster(t, 3)
 	conn, err := grpc.NewClient(c.ingesters[0].GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -287,5 +299,8 @@ func TestPusherNeedsNoSecret(t *testing.T) {
 	err = conn.Invoke(t.Context(), "/logproto.Pusher/Push", &req, &answer, grpc.ForceCodec(rawCodec{}))
 	if status.Code(err) != codes.Unimplemented {
 		t.Errorf("%v, want Unimplemented", err)
+	}
+	if _, err := lokipb.NewQuerierClient(conn).Label(t.Context(), &lokipb.LabelRequest{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("querier: %v, want Unimplemented", err)
 	}
 }

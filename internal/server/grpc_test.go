@@ -16,10 +16,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	reflectpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/loki-go/loki-go/internal/vfs"
+	"github.com/loki-go/loki-go/proto/lokipb"
 )
 
 // openServer opens one in memory and returns a connection to its gRPC server.
@@ -112,6 +114,40 @@ func TestHealthNotReady(t *testing.T) {
 	r, err := healthpb.NewHealthClient(conn).Check(within(t), &healthpb.HealthCheckRequest{})
 	if err != nil || r.Status != healthpb.HealthCheckResponse_NOT_SERVING {
 		t.Errorf("%v, %v", r, err)
+	}
+}
+
+// TestLokiReads: the tenant of Loki's queriers is checked as that of others, and
+// their calls end with the process.
+func TestLokiReads(t *testing.T) {
+	s, conn := openServer(t, func(c *Config) { c.Auth.Enabled = true })
+	client := lokipb.NewQuerierClient(conn)
+	if _, err := client.TailersCount(within(t), &lokipb.TailersCountRequest{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("no tenant: %v", err)
+	}
+	for s.Ready() != nil {
+		time.Sleep(time.Millisecond)
+	}
+	ctx := metadata.AppendToOutgoingContext(within(t), "x-scope-orgid", "team-a")
+	if r, err := client.Label(ctx, &lokipb.LabelRequest{}); err != nil || len(r.Values) != 0 {
+		t.Errorf("labels: %v, %v", r, err)
+	}
+	tail, err := client.Tail(ctx, &lokipb.TailRequest{Query: `{a="b"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := uint32(0); n == 0; {
+		r, err := client.TailersCount(ctx, &lokipb.TailersCountRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = r.Count
+	}
+	if err := s.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if _, err := tail.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("at the end: %v, want Unavailable", err)
 	}
 }
 

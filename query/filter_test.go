@@ -1,0 +1,119 @@
+package query
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/storage/chunk"
+)
+
+// entriesOf returns the entries of a block's content as texts.
+func entriesOf(t testing.TB, content []byte, symbols []string) (out []string) {
+	t.Helper()
+	it := chunk.Entries(content)
+	for it.Next() {
+		text := fmt.Sprintf("%d %s", it.TS, it.Line)
+		for i := 0; i < 2*it.NumPairs; i += 2 {
+			text += fmt.Sprintf(" %s=%s", symbols[it.Sym(i)], symbols[it.Sym(i+1)])
+		}
+		out = append(out, text)
+	}
+	if it.Err() != nil {
+		t.Fatal(it.Err())
+	}
+	return out
+}
+
+func TestFilter(t *testing.T) {
+	b := newBlock(
+		entry{1, "level=info n=1", "id=a"}, entry{2, "level=error n=2", "id=b,user=u"}, entry{3, "nothing", ""},
+		entry{4, "level=error n=x", "user=u,id=c"}, entry{5, "level=info n=5", "level=error"},
+	)
+	stream := labels.Labels{{Name: "app", Value: "x"}, {Name: streamShard, Value: "1"}}
+	f := func(query string, from, through int64, want ...int) {
+		t.Helper()
+		e, err := logql.Parse(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		switch e := e.(type) {
+		case *logql.LogQuery:
+			text = logFilter(e)
+		case *logql.RangeAggregation:
+			text = sampleFilter(e, nil)
+		case *logql.VectorAggregation:
+			text = sampleFilter(e.Inner.(*logql.RangeAggregation), &e.Grouping)
+		}
+		filter, err := NewFilter(text, from, through)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := entriesOf(t, b.content, b.symbols)
+		var expected []string
+		for _, i := range want {
+			expected = append(expected, all[i-1])
+		}
+		for range 2 { // a filter is used again
+			got, err := filter.Load([]byte("x"), stream, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kept := entriesOf(t, got.Content[1:], got.Symbols); !slices.Equal(kept, expected) {
+				t.Errorf("%s: kept %q, want %q", query, kept, expected)
+			}
+			if !got.Whole && (got.Bytes != int64(len(b.content)) || got.Entries > 5) {
+				t.Errorf("%s: %d bytes and %d entries read", query, got.Bytes, got.Entries)
+			}
+			if whole := len(want) == 5 && text == `{stream="any"}`; got.Whole != whole {
+				t.Errorf("%s: whole is %v", query, got.Whole)
+			}
+		}
+	}
+	f(`{app="x"}`, 0, 6, 1, 2, 3, 4, 5)
+	f(`{app="x"}`, 2, 5, 2, 3, 4)
+	f(`{app="x"} |= "error"`, 0, 6, 2, 4)
+	f(`{app="x"} |= "no such text"`, 0, 6)
+	f(`{app="x"} | logfmt | level="error"`, 0, 6, 2, 4, 5)
+	f(`{app="x"} | level="error"`, 0, 6, 5)
+	f(`{app="x"} | user="u" | line_format "{{.id}}" |= "b"`, 0, 6, 2)
+	f(`{app="x"} | `+streamShard+`=""`, 0, 6, 1, 2, 3, 4, 5)
+	f(`count_over_time({app="x"} |= "info" [1m])`, 0, 6, 1, 5)
+	f(`sum_over_time({app="x"} | logfmt | unwrap n [1m])`, 0, 6, 1, 2, 4, 5)
+	f(`sum_over_time({app="x"} | logfmt | unwrap n | __error__="" [1m])`, 0, 6, 1, 2, 5)
+	f(`sum by (user) (count_over_time({app="x"} | logfmt | n=~".+" [1m]))`, 0, 6, 1, 2, 4, 5)
+}
+
+// FuzzFilter: whatever the content, and the LogQL, what is kept is content.
+func FuzzFilter(f *testing.F) {
+	b := newBlock(entry{1, "level=info", "a=b"}, entry{2, "x", ""})
+	for _, q := range []string{`{a="b"}`, `{a="b"} |= "info" | logfmt | level="info"`, `rate({a="b"} | json [1m])`, `sum by (a) (rate({a="b"}[1m]))`, `vector(1)`} {
+		f.Add(q, b.content, int64(0), int64(9))
+	}
+	f.Fuzz(func(t *testing.T, q string, content []byte, from, through int64) {
+		filter, err := NewFilter(q, from, through)
+		if err != nil {
+			var pe *logql.ParseError
+			if !errors.As(err, &pe) {
+				t.Fatalf("%q: %v", q, err)
+			}
+			return
+		}
+		block := &testBlock{mint: math.MinInt64, maxt: math.MaxInt64, content: content, symbols: []string{"a", "b"}}
+		got, err := filter.Load(nil, nil, block)
+		if err != nil {
+			if !errors.Is(err, chunk.ErrContent) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if st, err := chunk.Inspect(got.Content, len(got.Symbols)); err != nil || len(got.Content) > 0 && (st.MinT < from || st.MaxT >= through) {
+			t.Fatalf("%q: %+v, %v", q, st, err)
+		}
+	})
+}
