@@ -387,7 +387,7 @@ func TestFilteredRequests(t *testing.T) {
 	}
 	g := newGroup(t, DefaultConfig(), true, f)
 	s := source(t, g.pool, g.ring.Instances()[0]).(filtering)
-	for _, filter := range []string{"", "rubbish", `{a="b"} | unknown`, `vector(1)`, `count_over_time({a="b"}[5m]) + 1`, "\xff", strings.Repeat("x", 1<<20)} {
+	for _, filter := range []string{"", "rubbish", `{"query":"{a=\"b\"} | unknown"}`, `{"query":"vector(1)"}`, `{"query":"count_over_time({a=\"b\"}[5m]) + 1"}`, "\xff", strings.Repeat("x", 1<<20)} {
 		got, err := s.SelectFiltered(t.Context(), "t", nil, 0, 1e12, filter)
 		if err != nil {
 			t.Fatal(err)
@@ -398,7 +398,7 @@ func TestFilteredRequests(t *testing.T) {
 			t.Errorf("%.20q: %d bytes, %v", filter, len(content.Content), err)
 		}
 	}
-	got, err := s.SelectFiltered(t.Context(), "t", nil, 0, 1e12, `{a="b"} |= "needle"`)
+	got, err := s.SelectFiltered(t.Context(), "t", nil, 0, 1e12, `{"query":"{a=\"b\"} |= \"needle\""}`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,12 @@ package query
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
@@ -13,14 +16,14 @@ import (
 )
 
 // FilteringSource is a Source in another process, which spares the network what
-// a query would throw away. Filter is LogQL for NewFilter; the blocks that are
+// a query would throw away. Filter is for NewFilter; the blocks that are
 // returned may be chunk.FilteredRef.
 type FilteringSource interface {
 	Source
 	SelectFiltered(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64, filter string) ([]chunk.Series, error)
 }
 
-// maxFilter is the longest filter, in bytes, that a query is sent with: what a
+// maxFilter is the longest LogQL, in bytes, that a query is sent with: what a
 // parser takes.
 const maxFilter = 128 << 10
 
@@ -34,9 +37,15 @@ var anyStream = func() []*labels.Matcher {
 	return []*labels.Matcher{m}
 }()
 
+// sentFilter is what a filter is, as JSON. Those who do not know a field, which
+// may change what a query keeps, do not apply the filter.
+type sentFilter struct {
+	Query string `json:"query"` // LogQL
+}
+
 // logFilter returns the filter of a log query, "" if it is too long for one.
 func logFilter(q *logql.LogQuery) string {
-	return short(&logql.LogQuery{Matchers: anyStream, Stages: q.Stages})
+	return encodeFilter(&logql.LogQuery{Matchers: anyStream, Stages: q.Stages})
 }
 
 // sampleFilter returns that of a range aggregation, of which outer is a sum's
@@ -46,16 +55,18 @@ func sampleFilter(a *logql.RangeAggregation, outer *logql.Grouping) string {
 	logs.Query = &logql.LogQuery{Matchers: anyStream, Stages: a.Range.Query.Stages}
 	inner.Range = &logs
 	if outer == nil {
-		return short(&inner)
+		return encodeFilter(&inner)
 	}
-	return short(&logql.VectorAggregation{Op: "sum", Grouping: *outer, Inner: &inner})
+	return encodeFilter(&logql.VectorAggregation{Op: "sum", Grouping: *outer, Inner: &inner})
 }
 
-func short(e fmt.Stringer) string {
-	if s := e.String(); len(s) <= maxFilter {
-		return s
+func encodeFilter(e fmt.Stringer) string {
+	f := sentFilter{Query: e.String()}
+	b, err := json.Marshal(f)
+	if err != nil || len(f.Query) > maxFilter || !utf8.ValidString(f.Query) {
+		return "" // JSON and messages have UTF-8 alone
 	}
-	return ""
+	return string(b)
 }
 
 // Filter leaves out of blocks the entries of which a query makes nothing: what
@@ -75,7 +86,13 @@ type Filter struct {
 // NewFilter compiles what logFilter or sampleFilter returned, for [from, through)
 // in ns. Errors are *logql.ParseError.
 func NewFilter(filter string, from, through int64) (*Filter, error) {
-	e, err := logql.Parse(filter)
+	var sent sentFilter
+	d := json.NewDecoder(strings.NewReader(filter))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&sent); err != nil {
+		return nil, &logql.ParseError{Msg: "a filter that is none: " + err.Error()}
+	}
+	e, err := logql.Parse(sent.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +112,7 @@ func NewFilter(filter string, from, through int64) (*Filter, error) {
 			return nil, err
 		}
 		f.pipe = &f.x.Pipeline
-		f.lines = f.x.Plain()
+		f.lines = f.pipe.Simple() && e.Range.Unwrap == nil
 		f.all = f.lines && len(e.Range.Query.Stages) == 0
 	default:
 		return nil, &logql.ParseError{Msg: fmt.Sprintf("%T is no filter", e)}

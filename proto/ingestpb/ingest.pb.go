@@ -868,10 +868,11 @@ type Selection struct {
 	Matchers []*Matcher             `protobuf:"bytes,2,rep,name=matchers,proto3" json:"matchers,omitempty"`
 	From     int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`       // nanoseconds since the epoch, inclusive
 	Through  int64                  `protobuf:"varint,4,opt,name=through,proto3" json:"through,omitempty"` // exclusive
-	// LogQL that the entries are for: a log query, a range aggregation, or a sum of
-	// one, whatever its stream selector. Entries of which it makes nothing, and
-	// those outside of the range, may be left out of blocks. It is a wish: whoever
-	// does not know it or cannot fulfil it sends all.
+	// What the entries are for, as package query has it: JSON with the LogQL of a
+	// log query, a range aggregation, or a sum of one, whatever its stream selector.
+	// Entries of which it makes nothing, and those outside of the range, may be left
+	// out of blocks. It is a wish: whoever does not know it or cannot fulfil it
+	// sends all.
 	Filter        string `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
