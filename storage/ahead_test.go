@@ -243,6 +243,16 @@ func newestFirst(series []chunk.Series) []chunk.BlockRef {
 	return refs
 }
 
+// everything returns all blocks of a store, in the order of newestFirst.
+func everything(t *testing.T, ctx context.Context, s *Store) []chunk.BlockRef {
+	t.Helper()
+	series, err := s.Select(ctx, "t", nil, 0, day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newestFirst(series)
+}
+
 // TestReadAheadEnds: what is under way ends with the query, and its memory is
 // given back; so does closing the store.
 func TestReadAheadEnds(t *testing.T) {
@@ -254,11 +264,7 @@ func TestReadAheadEnds(t *testing.T) {
 			fill(t, s, 2, 20)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			series, err := s.Select(ctx, "t", nil, 0, day)
-			if err != nil {
-				t.Fatal(err)
-			}
-			refs := newestFirst(series)
+			refs := everything(t, ctx, s)
 			loaded := make(chan error, 1)
 			go func() {
 				_, _, err := refs[0].Load(nil)
@@ -303,11 +309,7 @@ func TestReadAheadErrors(t *testing.T) {
 	fill(t, s, 1, 20)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	series, err := s.Select(ctx, "t", nil, 0, day)
-	if err != nil {
-		t.Fatal(err)
-	}
-	refs := newestFirst(series)
+	refs := everything(t, ctx, s)
 	lost := refs[7].(*chunkRef).key.String()
 	b.fail = func(op, key string) error {
 		if key == lost {
@@ -335,11 +337,7 @@ func TestReadAheadAnyOrder(t *testing.T) {
 			fill(t, s, 4, 50)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			series, err := s.Select(ctx, "t", nil, 0, day)
-			if err != nil {
-				t.Fatal(err)
-			}
-			refs := newestFirst(series)
+			refs := everything(t, ctx, s)
 			rand.New(rand.NewPCG(1, 1)).Shuffle(len(refs), func(i, k int) { refs[i], refs[k] = refs[k], refs[i] })
 			var wg sync.WaitGroup
 			for part := range slices.Chunk(refs, len(refs)/loaders) {
