@@ -1,7 +1,6 @@
 package query
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/loki-go/loki-go/query/logql"
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
@@ -206,40 +205,30 @@ func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC333
 // hits finds the places of a text in a block, so that entries without it are
 // passed over unseen.
 type hits struct {
-	content, needle []byte
-	rare            int // byte of needle from which on it is looked for
-	next            int // the first place not yet passed; -1: there is none
+	content []byte
+	finder  find.Finder
+	next    int // the first place not yet passed; -1: there is none
 }
 
 func newHits(content, needle []byte) hits {
-	h := hits{content: content, needle: needle}
-	if len(needle) > 0 {
-		h.rare = logql.RareByte(needle[:max(len(needle)-2, 1)]) // what is looked for has three bytes, if it can
-		h.next = h.from(0)
-	}
+	h := hits{content: content, finder: find.New(needle)}
+	h.next = h.from(0)
 	return h
 }
 
 // from returns the first place at or behind i, -1 if there is none.
 func (h *hits) from(i int) int {
-	before, rest := h.needle[:h.rare], h.needle[h.rare:]
-	for i+len(h.needle) <= len(h.content) {
-		n := bytes.Index(h.content[i+h.rare:], rest)
-		if n < 0 {
-			return -1
-		}
-		if i += n; bytes.HasPrefix(h.content[i:], before) {
-			return i
-		}
-		i++
+	n := h.finder.Index(h.content[i:])
+	if n < 0 {
+		return -1
 	}
-	return -1
+	return i + n
 }
 
 // in reports whether the text may be in content[:end], behind what was asked
 // for before.
 func (h *hits) in(end int) bool {
-	if len(h.needle) == 0 {
+	if len(h.finder.Text()) == 0 {
 		return true
 	}
 	if h.next < 0 || h.next >= end {

@@ -8,6 +8,8 @@ import (
 	"regexp/syntax"
 	"slices"
 	"unicode/utf8"
+
+	"github.com/loki-go/loki-go/internal/find"
 )
 
 const (
@@ -197,29 +199,7 @@ type fold struct {
 
 func newFold(text []byte, re *regexp.Regexp) fold {
 	lower := bytes.ToLower(text)
-	return fold{text: lower, at: RareByte(lower), re: re}
-}
-
-// RareByte returns the place of the byte of text that is least frequent in
-// logs.
-func RareByte(text []byte) (at int) {
-	for i, c := range text {
-		if frequency(c) < frequency(text[at]) {
-			at = i
-		}
-	}
-	return at
-}
-
-// frequency ranks bytes by how often they are met in logs, roughly.
-func frequency(c byte) int {
-	if i := bytes.IndexByte([]byte("zqxjkwvyb_fhpgmucdlrnsoiate"), c); i >= 0 {
-		return i
-	}
-	if c >= '0' && c <= '9' || c == ' ' {
-		return 40
-	}
-	return 10
+	return fold{text: lower, at: find.RareByte(lower), re: re}
 }
 
 func (m fold) match(line []byte) bool {

@@ -1,0 +1,9 @@
+//go:build !amd64
+
+package find
+
+// pair returns the first place in b that has the byte first, and distance
+// behind it the byte second; -1 if there is none. The distance is positive.
+func pair(b []byte, distance int, first, second byte) int {
+	return pairGeneric(b, distance, first, second)
+}
