@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/pipeline"
@@ -133,7 +134,8 @@ func (f *Filter) Load(dst []byte, stream labels.Labels, ref chunk.BlockRef) (chu
 	}
 	f.content = content
 	out := chunk.Filtered{Content: dst, Bytes: int64(len(content)), Entries: int64(ref.NumEntries())}
-	hits := newHits(content, f.pipe.Needle())
+	finder := find.New(f.pipe.Needle())
+	hits := newHits(content, &finder)
 	if hits.next < 0 {
 		return out, nil
 	}
@@ -221,40 +223,77 @@ func (r *renumbering) of(it *chunk.EntryIter) ([]uint32, error) {
 	return r.refs, nil
 }
 
-// loaded is a block in memory.
+// loaded is a block that can be read.
 type loaded struct {
-	content []byte
-	symbols []string
+	parts   chunk.Parts
 	lines   int64 // that were looked at elsewhere; -1: none
+	counted bool  // in the statistics, as bytes that were read
 }
 
-// load loads a block into dst. Next are the blocks whose turn is then.
+// load prepares the reading of a block, for which dst is free. Next are the
+// blocks whose turn is then.
 func (p *plan) load(b *block, dst []byte, next iter.Seq[chunk.BlockRef]) (loaded, error) {
 	st := p.stats[b.source]
 	start := time.Now()
 	l := loaded{lines: -1}
-	var bytes int64
 	var err error
-	if ref, ok := b.ref.(chunk.FilteredRef); ok {
+	switch ref := b.ref.(type) {
+	case chunk.FilteredRef:
 		var f chunk.Filtered
 		f, err = ref.LoadFiltered(dst, next)
-		l.content, l.symbols, bytes = f.Content, f.Symbols, f.Bytes
+		l.parts, l.counted = &onePart{b, f.Content, f.Symbols}, true
 		if f.Whole {
-			bytes = int64(len(f.Content))
+			st.Bytes += int64(len(f.Content))
 		} else {
-			l.lines = f.Entries
+			st.Bytes, l.lines = st.Bytes+f.Bytes, f.Entries
 		}
-	} else {
-		l.content, l.symbols, err = b.ref.Load(dst)
-		bytes = int64(len(l.content))
+	case chunk.PartedRef:
+		l.parts, err = ref.Parts()
+	default:
+		one := &onePart{block: b}
+		one.content, one.symbols, err = ref.Load(dst)
+		l.parts = one
 	}
 	st.Load += time.Since(start)
 	if err != nil {
 		return l, p.broken(b, err)
 	}
 	st.BlocksLoaded++
-	st.Bytes += bytes
 	return l, nil
+}
+
+// part loads part i of b into dst and returns it with the places of a text.
+func (p *plan) part(b *block, l *loaded, i int, dst []byte, text *find.Finder) ([]byte, hits, error) {
+	st := p.stats[b.source]
+	start := time.Now()
+	content, at, err := l.parts.Load(i, dst, text)
+	st.Load += time.Since(start)
+	if err != nil {
+		return dst, hits{}, p.broken(b, err)
+	}
+	if !l.counted {
+		st.Bytes += int64(len(content))
+	}
+	return content, hits{content: content, finder: text, next: at}, nil
+}
+
+// onePart is a block that was loaded in one piece.
+type onePart struct {
+	block   *block
+	content []byte
+	symbols []string
+}
+
+func (p *onePart) Len() int          { return 1 }
+func (p *onePart) Symbols() []string { return p.symbols }
+
+func (p *onePart) Info(int) chunk.PartInfo {
+	return chunk.PartInfo{MinT: p.block.mint, MaxT: p.block.maxt, Entries: p.block.ref.NumEntries()}
+}
+
+// Load returns the content without a copy.
+func (p *onePart) Load(_ int, _ []byte, text *find.Finder) ([]byte, int, error) {
+	return p.content, text.Index(p.content), nil
 }
 
 // count counts the lines of the block where before have been counted, and those

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/loki-go/loki-go/internal/find"
 )
 
 // TestHits: places are found as bytes.Index finds them, wherever the rare byte
@@ -20,7 +22,8 @@ func TestHits(t *testing.T) {
 	found := 0
 	for range 20000 {
 		content, needle := text(rng.IntN(60)), text(1+rng.IntN(6))
-		h := newHits(content, needle)
+		finder := find.New(needle)
+		h := newHits(content, &finder)
 		for from := 0; from <= len(content); from++ {
 			want := bytes.Index(content[from:], needle)
 			if want >= 0 {

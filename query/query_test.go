@@ -815,6 +815,7 @@ func TestRunMetric(t *testing.T) {
 				}
 			}
 		}
+		whole := []*fake{memory, store}
 		for _, q := range []struct {
 			text string
 			of   func(stream string, e entry) (labels string, v float64, ok bool)
@@ -845,6 +846,10 @@ func TestRunMetric(t *testing.T) {
 						want[fmt.Sprintf("%s@%d", strings.NewReplacer(`{a="b", `, "", `}`, "", `"`, "").Replace(group), at)] += v
 					}
 				}
+			}
+			if round%2 > 0 {
+				few := func() int { return rng.Intn(4) }
+				memory, store = inParts(whole[0], few), inParts(whole[1], few)
 			}
 			r, err := newEngine(t, memory, store).RunMetric(context.Background(), MetricRequest{Tenant: "t", Query: expr, Start: 10, End: 60, Step: 5})
 			if err != nil {

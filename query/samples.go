@@ -11,6 +11,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/metric"
@@ -90,7 +91,7 @@ func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, 
 		return nil, err
 	}
 	c := &cursor{
-		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer)}, x: x, from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
+		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer)}, x: x, finder: find.New(x.Needle()), from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
 		bytes: sel.Aggregation.Op == "bytes_over_time" || sel.Aggregation.Op == "bytes_rate", byKey: map[string]int{},
 	}
 	if err := e.selectBlocks(ctx, &c.plan, tenant, sel.Aggregation.Range.Query.Matchers, c.from, c.through); err != nil {
@@ -119,7 +120,8 @@ type cursor struct {
 	ctx           context.Context
 	plan          plan
 	x             *pipeline.Extractor
-	from, through int64 // [from, through)
+	finder        find.Finder // of what is in every line that x keeps
+	from, through int64       // [from, through)
 	ordered       bool
 	bytes         bool
 	streams       []*streamSamples // those that may have more
@@ -329,20 +331,33 @@ func (c *cursor) block(s *streamSamples, b *block, overlap bool) error {
 		return err
 	}
 	defer l.count(st, st.Lines)
-	content, symbols := l.content, l.symbols
-	c.content = content
-	hits := newHits(content, c.x.Needle())
-	if hits.next < 0 {
-		st.Lines += int64(b.ref.NumEntries())
-		return nil
-	}
 	c.x.For(c.plan.streams[b.stream])
-	r := blockSamples{cursor: c, stream: s, content: content, symbols: symbols, hits: hits, overlap: overlap, stats: st}
-	if err := r.run(); err != nil {
-		if errors.Is(err, chunk.ErrContent) {
-			return c.plan.broken(b, err)
+	r := blockSamples{cursor: c, stream: s, symbols: l.parts.Symbols(), overlap: overlap, stats: st}
+	for i := range l.parts.Len() {
+		p := l.parts.Info(i)
+		if p.MaxT < c.from || p.MinT >= c.through {
+			continue
 		}
-		return err
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		if c.content, r.hits, err = c.plan.part(b, &l, i, c.content[:0], &c.finder); err != nil {
+			return err
+		}
+		if r.hits.next < 0 {
+			st.Lines += int64(p.Entries)
+			continue
+		}
+		err := r.run()
+		if err == nil && i+1 < l.parts.Len() {
+			err = r.leave()
+		}
+		if err != nil {
+			if errors.Is(err, chunk.ErrContent) {
+				return c.plan.broken(b, err)
+			}
+			return err
+		}
 	}
 	return nil
 }
@@ -351,12 +366,11 @@ func (c *cursor) block(s *streamSamples, b *block, overlap bool) error {
 type blockSamples struct {
 	*cursor
 	stream  *streamSamples
-	content []byte
 	symbols []string
-	hits    hits
+	hits    hits // in the part that is read
 	overlap bool
 	stats   *SourceStats
-	last    span // record of the last sample
+	last    span // record of the last sample, if that is of this part
 }
 
 func (r *blockSamples) run() error {
@@ -443,17 +457,37 @@ func (r *blockSamples) add(it *chunk.EntryIter, v float64, series int) error {
 			return err
 		}
 	}
-	if tie && list[len(list)-1].hash == 0 && r.last.len > 0 {
-		before := chunk.Entries(r.content[r.last.off : r.last.off+r.last.len])
-		before.Next()
-		h, err := r.hash(&before, r.last.off)
-		if err != nil {
+	if tie {
+		if err := r.hashLast(); err != nil {
 			return err
 		}
-		list[len(list)-1].hash = h
 	}
 	r.stream.samples, r.last = append(list, x), span{it.Off, it.Len}
 	return nil
+}
+
+// hashLast gives the last sample its hash.
+func (r *blockSamples) hashLast() error {
+	if r.last.len == 0 {
+		return nil
+	}
+	last := &r.stream.samples[len(r.stream.samples)-1]
+	if last.hash != 0 {
+		return nil
+	}
+	it := chunk.Entries(r.content[r.last.off : r.last.off+r.last.len])
+	it.Next()
+	var err error
+	last.hash, err = r.hash(&it, r.last.off)
+	return err
+}
+
+// leave ends the reading of a part that others follow: its memory is used for
+// the next, whose first entry may have the time of its last.
+func (r *blockSamples) leave() error {
+	err := r.hashLast()
+	r.last = span{}
+	return err
 }
 
 // hash is one of an entry's line and metadata, never 0.

@@ -18,12 +18,13 @@ import (
 type scan struct {
 	plan     *plan
 	pipe     *pipeline.Pipeline
+	finder   find.Finder // of what is in every line that pipe keeps
 	maxBytes int64
 	*buffers
 }
 
 type buffers struct {
-	content []byte // of the block that is being read
+	content []byte // of the part of a block that is being read
 	spans   []span // of its entries that may match
 	data    []byte // of an entry, for top
 }
@@ -38,7 +39,7 @@ const (
 var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
 
 func newScan(p *plan, pipe *pipeline.Pipeline, maxBytes int64) *scan {
-	return &scan{plan: p, pipe: pipe, maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
+	return &scan{plan: p, pipe: pipe, finder: find.New(pipe.Needle()), maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
 }
 
 func (s *scan) free() {
@@ -168,26 +169,56 @@ func (s *scan) block(ctx context.Context, t *top, b *block, next []block, from, 
 		return err
 	}
 	defer l.count(st, st.Lines)
-	content, symbols := l.content, l.symbols
-	s.content = content
-	hits := newHits(content, s.pipe.Needle())
-	if hits.next < 0 {
-		st.Lines += int64(b.ref.NumEntries())
-		return nil
-	}
 	if !s.pipe.Simple() {
 		s.pipe.For(s.plan.streams[b.stream])
 	}
-	v := visit{scan: s, ctx: ctx, top: t, block: b, stats: st, content: content, symbols: symbols, from: from, through: through, hits: hits}
-	if s.plan.backward {
+	v := visit{scan: s, ctx: ctx, top: t, block: b, stats: st, symbols: l.parts.Symbols(), from: from, through: through}
+	for n := range l.parts.Len() {
+		i := n
+		if s.plan.backward {
+			i = l.parts.Len() - 1 - n
+		}
+		if done, err := v.part(&l, i); done || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part offers the entries of a part of the block. It reports whether no part
+// further on can have better ones.
+func (v *visit) part(l *loaded, i int) (done bool, err error) {
+	p := l.parts.Info(i)
+	first := max(p.MinT, v.from)
+	if v.plan.backward {
+		first = min(p.MaxT, v.through-1)
+	}
+	if v.top.beyond(first) {
+		return true, nil
+	}
+	if p.MaxT < v.from || p.MinT >= v.through {
+		return false, nil
+	}
+	if err := v.ctx.Err(); err != nil {
+		return false, err
+	}
+	v.base = p.Off
+	if v.scan.content, v.hits, err = v.plan.part(v.block, l, i, v.scan.content[:0], &v.finder); err != nil {
+		return false, err
+	}
+	if v.hits.next < 0 {
+		v.stats.Lines += int64(p.Entries)
+		return false, nil
+	}
+	if v.plan.backward {
 		err = v.backward()
 	} else {
 		err = v.forward()
 	}
 	if errors.Is(err, chunk.ErrContent) {
-		return s.plan.broken(b, err)
+		err = v.plan.broken(v.block, err)
 	}
-	return err
+	return false, err
 }
 
 // broken says which block cannot be read, by its name if it has one.
@@ -206,14 +237,12 @@ func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC333
 // passed over unseen.
 type hits struct {
 	content []byte
-	finder  find.Finder
+	finder  *find.Finder
 	next    int // the first place not yet passed; -1: there is none
 }
 
-func newHits(content, needle []byte) hits {
-	h := hits{content: content, finder: find.New(needle)}
-	h.next = h.from(0)
-	return h
+func newHits(content []byte, text *find.Finder) hits {
+	return hits{content: content, finder: text, next: text.Index(content)}
 }
 
 // from returns the first place at or behind i, -1 if there is none.
@@ -245,9 +274,9 @@ type visit struct {
 	top           *top
 	block         *block
 	stats         *SourceStats
-	content       []byte
 	symbols       []string
 	from, through int64
+	base          int // place of the part in the block
 	hits          hits
 }
 
@@ -362,7 +391,7 @@ func symbol(it *chunk.EntryIter, i int, symbols []string, off int) (string, erro
 // symbols of different blocks do not compare.
 func (v *visit) offer(it *chunk.EntryIter, off int) error {
 	v.stats.Kept++
-	k := key{ts: it.TS, stream: v.block.stream, block: v.block.seq, off: uint32(off)}
+	k := key{ts: it.TS, stream: v.block.stream, block: v.block.seq, off: uint32(v.base + off)}
 	if v.top.useless(k) {
 		return nil
 	}

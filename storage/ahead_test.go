@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/units"
 	"github.com/loki-go/loki-go/internal/vfs"
 	logquery "github.com/loki-go/loki-go/query"
@@ -457,4 +458,22 @@ func TestLimits(t *testing.T) {
 	f(QueryLimits{MaxChunks: 10, MaxBytes: units.MiB}, "")
 	f(QueryLimits{MaxChunks: 9}, "matches 10 chunks, the limit max-chunks-per-query is 9")
 	f(QueryLimits{MaxBytes: 100}, "the limit max-query-bytes-read is 100")
+
+	// It is asked before each part, too.
+	lim = QueryLimits{MaxBytes: 1}
+	series, err := s.Select(t.Context(), "t", nil, 0, day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := series[0].Blocks[0].(chunk.PartedRef).Parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.Load(0, nil, &find.Finder{}); err != nil {
+		t.Fatal(err)
+	}
+	var le *LimitError
+	if content, at, err := p.Load(0, nil, &find.Finder{}); !errors.As(err, &le) || at >= 0 || len(content) > 0 {
+		t.Errorf("loaded %q over the limit: %v", content, err)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
@@ -56,45 +57,123 @@ func (r *chunkRef) Size() int64 { return int64(r.kb) << 10 }
 
 // Load is BlockRef's.
 func (r *chunkRef) Load(dst []byte) ([]byte, []string, error) {
-	sel, start := r.sel, len(dst)
-	if err := sel.limits.checkBytes(sel.read.Load()); err != nil {
+	p, err := r.open()
+	if err != nil {
 		return dst, nil, err
+	}
+	for i := range p.Len() {
+		if dst, _, err = p.Load(i, dst, &find.Finder{}); err != nil {
+			return dst, nil, err
+		}
+	}
+	return dst, p.Symbols(), nil
+}
+
+// Parts is PartedRef's. They are the blocks of the chunk, if those do not
+// overlap.
+func (r *chunkRef) Parts() (chunk.Parts, error) {
+	p, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// open fetches the chunk.
+func (r *chunkRef) open() (*chunkParts, error) {
+	sel := r.sel
+	if err := sel.limits.checkBytes(sel.read.Load()); err != nil {
+		return nil, err
 	}
 	c, err := sel.ahead.load(r)
 	if err == nil && !slices.Equal(c.Labels, r.labels) {
 		err = fmt.Errorf("labels are %s, the index has %s", c.Labels, r.labels)
 	}
-	if err == nil {
-		dst, err = content(c, dst, sel.from, sel.through)
-	}
 	if err != nil {
-		sel.s.m.loadErrors.Inc()
-		return dst, nil, fmt.Errorf("storage: load chunk %s: %w", r.key, err)
+		return nil, r.failed(err)
 	}
-	sel.read.Add(int64(len(dst) - start))
-	return dst, c.Symbols, nil
+	return newChunkParts(r, c), nil
 }
 
-// content appends the entries of all blocks that touch the range.
-func content(c *chunk.Chunk, dst []byte, from, through int64) ([]byte, error) {
-	start, sorted := len(dst), true
+func (r *chunkRef) failed(err error) error {
+	r.sel.s.m.loadErrors.Inc()
+	return fmt.Errorf("storage: load chunk %s: %w", r.key, err)
+}
+
+// chunkParts are the blocks of a chunk that touch the range of a selection.
+type chunkParts struct {
+	ref    *chunkRef
+	chunk  *chunk.Chunk
+	blocks []int32 // numbers in the chunk
+	mixed  bool    // they overlap: all are one part
+}
+
+func newChunkParts(r *chunkRef, c *chunk.Chunk) *chunkParts {
+	p := &chunkParts{ref: r, chunk: c, blocks: make([]int32, 0, len(c.Blocks))}
 	last := int64(math.MinInt64)
 	for i := range c.Blocks {
 		b := &c.Blocks[i]
-		if b.MaxT < from || b.MinT >= through {
+		if b.MaxT < r.sel.from || b.MinT >= r.sel.through {
 			continue
 		}
-		sorted = sorted && b.MinT >= last
+		p.mixed = p.mixed || b.MinT < last
 		last = max(last, b.MaxT)
+		p.blocks = append(p.blocks, int32(i))
+	}
+	return p
+}
+
+func (p *chunkParts) Symbols() []string { return p.chunk.Symbols }
+
+func (p *chunkParts) Len() int {
+	if p.mixed {
+		return 1
+	}
+	return len(p.blocks)
+}
+
+func (p *chunkParts) Info(i int) chunk.PartInfo {
+	if !p.mixed {
+		b := &p.chunk.Blocks[p.blocks[i]]
+		return chunk.PartInfo{MinT: b.MinT, MaxT: b.MaxT, Entries: b.Entries, Off: p.chunk.MaxContent(int(p.blocks[i]))}
+	}
+	part := chunk.PartInfo{MinT: math.MaxInt64, MaxT: math.MinInt64}
+	for _, n := range p.blocks {
+		b := &p.chunk.Blocks[n]
+		part.MinT, part.MaxT = min(part.MinT, b.MinT), max(part.MaxT, b.MaxT)
+		part.Entries += b.Entries
+	}
+	return part
+}
+
+func (p *chunkParts) Load(i int, dst []byte, text *find.Finder) (content []byte, at int, err error) {
+	sel := p.ref.sel
+	if err := sel.limits.checkBytes(sel.read.Load()); err != nil {
+		return dst, -1, err
+	}
+	if p.mixed {
+		content, at, err = p.all(dst, text)
+	} else {
+		content, at, err = p.chunk.Find(int(p.blocks[i]), dst, text)
+	}
+	if err != nil {
+		return dst, -1, p.ref.failed(err)
+	}
+	sel.read.Add(int64(len(content) - len(dst)))
+	return content, at, nil
+}
+
+// all appends the entries of all blocks in order of time.
+func (p *chunkParts) all(dst []byte, text *find.Finder) ([]byte, int, error) {
+	start := len(dst)
+	for _, n := range p.blocks {
 		var err error
-		if dst, err = c.Content(i, dst); err != nil {
-			return dst, err
+		if dst, err = p.chunk.Content(int(n), dst); err != nil {
+			return dst, -1, err
 		}
 	}
-	if !sorted {
-		dst = append(dst[:start], chunk.SortContent(nil, dst[start:])...)
-	}
-	return dst, nil
+	dst = append(dst[:start], chunk.SortContent(nil, dst[start:])...)
+	return dst, text.Index(dst[start:]), nil
 }
 
 // getChunk returns a chunk that was checked against its key: from memory, the

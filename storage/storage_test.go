@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/storage/chunk"
@@ -832,6 +833,44 @@ func TestOverlap(t *testing.T) {
 	if got := selectAll(t, s, "t", 0, day); got != `{a="b"} 0:1 1:2 0:5 1:5 1:6 0:9 2:9 2:10` {
 		t.Fatal(got)
 	}
+	if got := partsOf(t, s, 0, day, "2:9"); got != "[1 10 8 0 has]" {
+		t.Errorf("parts that overlap: %s", got)
+	}
+	// Those that the range touches do not.
+	if got := partsOf(t, s, 7, day, "2:9"); got != "[1 9 3 0 no] [9 10 2 214 has]" {
+		t.Errorf("parts: %s", got)
+	}
+}
+
+// partsOf loads the parts of the only chunk, and looks for a text in them. It
+// returns the bounds, number and place of the entries, and whether they have it.
+func partsOf(t *testing.T, s *Store, from, through int64, text string) (out string) {
+	t.Helper()
+	series, err := s.Select(t.Context(), "t", nil, from, through)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := series[0].Blocks[0].(chunk.PartedRef).Parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	finder := find.New([]byte(text))
+	for i := range p.Len() {
+		content, at, err := p.Load(i, []byte("before"), &finder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := "no"
+		if at >= 0 {
+			has = "has"
+			if !bytes.HasPrefix(content[len("before")+at:], finder.Text()) {
+				t.Errorf("%q is not at %d of %q", text, at, content)
+			}
+		}
+		info := p.Info(i)
+		out += fmt.Sprintf(" [%d %d %d %d %s]", info.MinT, info.MaxT, info.Entries, info.Off, has)
+	}
+	return strings.TrimPrefix(out, " ")
 }
 
 func TestConfig(t *testing.T) {

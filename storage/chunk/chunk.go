@@ -55,6 +55,16 @@ type Block struct {
 // which counts as 8, at most 10.
 func (b *Block) maxContent() int { return b.Size + b.Size/4 + 32*b.Entries }
 
+// MaxContent returns the most bytes that the content of the first n blocks can
+// have.
+func (c *Chunk) MaxContent(n int) int {
+	size := 0
+	for i := range c.Blocks[:n] {
+		size += c.Blocks[i].maxContent()
+	}
+	return size
+}
+
 // NewBlock compresses content, which must be sorted, and describes it. The
 // data is appended to dst.
 func NewBlock(codec Codec, dst, content []byte) (Block, error) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/storage/internal/golden"
 )
@@ -383,6 +384,44 @@ func TestBitFlips(t *testing.T) {
 		}
 		if _, err := view(append(bytes.Clone(object), 0)); err == nil {
 			t.Fatalf("%v: accepted with one byte more", c)
+		}
+	}
+}
+
+// TestFind: the place of a text is that in the content, and content without it
+// is as damaged with a bit flipped as any other.
+func TestFind(t *testing.T) {
+	first := AppendEntry(AppendEntry(nil, 1e9, []byte("first line"), nil), 2e9, []byte("the needle is here"), nil)
+	second := AppendEntry(nil, 7e9, []byte("line of the second block"), nil)
+	for _, codec := range Codecs() {
+		object := build(t, codec, nil, first, second)
+		c, err := Decode(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := func(block int, text string, want int) {
+			t.Helper()
+			finder := find.New([]byte(text))
+			content, at, err := c.Find(block, []byte("before"), &finder)
+			if whole := [][]byte{first, second}[block]; err != nil || at != want || string(content) != "before"+string(whole) {
+				t.Errorf("%v, %q: at %d, want %d; %q, %v", codec, text, at, want, content, err)
+			}
+		}
+		f(0, "needle", bytes.Index(first, []byte("needle")))
+		f(0, "", 0)
+		f(0, "second block", -1)
+		f(1, "needle", -1)
+		needle := find.New([]byte("needle"))
+		for i := range 8 * (len(c.Blocks[1].Data) + crcSize) {
+			bad := bytes.Clone(object)
+			bad[bytes.Index(object, c.Blocks[1].Data)+i/8] ^= 1 << (i % 8)
+			damaged, err := Decode(bad)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if content, at, err := damaged.Find(1, nil, &needle); err == nil || at >= 0 || len(content) > 0 {
+				t.Fatalf("%v: bit %d flipped: found at %d in %q, %v", codec, i, at, content, err)
+			}
 		}
 	}
 }

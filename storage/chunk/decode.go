@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/loki-go/loki-go/internal/find"
 )
 
 // Chunk is a decoded object. Blocks stay compressed until their Content is
@@ -218,26 +220,38 @@ func (r *reader) varint() int64 {
 // checksum, structure, order, symbol references, and that the table gives the
 // number of entries and encloses their times.
 func (c *Chunk) Content(i int, dst []byte) ([]byte, error) {
+	out, _, err := c.Find(i, dst, &find.Finder{})
+	return out, err
+}
+
+// Find is Content with the first place of a text in the content, -1 if it is
+// not there. Content without the text has passed its checksum, but structure
+// and order are not looked at: wherever its entries begin and end, none has
+// the text.
+func (c *Chunk) Find(i int, dst []byte, text *find.Finder) (content []byte, at int, err error) {
 	b := &c.Blocks[i]
-	fail := func(err error) ([]byte, error) {
-		return dst, fmt.Errorf("chunk: block %d of %d: %w", i, len(c.Blocks), err)
+	fail := func(err error) ([]byte, int, error) {
+		return dst, -1, fmt.Errorf("chunk: block %d of %d: %w", i, len(c.Blocks), err)
 	}
 	if crc32.Checksum(b.Data, castagnoli) != c.crcs[i] {
 		return fail(errCRC)
 	}
-	at := len(dst)
+	start := len(dst)
 	out, err := c.Codec.Decompress(dst, b.Data, b.maxContent())
 	if err != nil {
 		return fail(err)
 	}
-	s, err := Inspect(out[at:], len(c.Symbols))
+	if at = text.Index(out[start:]); at < 0 {
+		return out, -1, nil
+	}
+	s, err := Inspect(out[start:], len(c.Symbols))
 	if err != nil {
 		return fail(err)
 	}
 	if !s.Sorted || s.Entries != b.Entries || s.MinT < b.MinT || s.MaxT > b.MaxT {
 		return fail(errors.New("entries are not what the table says"))
 	}
-	return out, nil
+	return out, at, nil
 }
 
 // NumEntries returns the number of entries in all blocks.

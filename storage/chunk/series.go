@@ -3,6 +3,7 @@ package chunk
 import (
 	"iter"
 
+	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 )
 
@@ -17,6 +18,34 @@ type BlockRef interface {
 	// it and the symbols that it refers to. It may block. Data that is missing
 	// or damaged is an error.
 	Load(dst []byte) (content []byte, symbols []string, err error)
+}
+
+// PartedRef is a BlockRef whose content can be had in parts, so that no more of
+// it is in memory, or read at all, than is needed.
+type PartedRef interface {
+	BlockRef
+	// Parts prepares the loading of parts. It may block.
+	Parts() (Parts, error)
+}
+
+// Parts are the parts of a block in order of time: none has an entry that is
+// older than one of the parts before it. Together they are the content.
+type Parts interface {
+	Len() int
+	Info(i int) PartInfo
+	// Symbols are those that the entries of all parts refer to.
+	Symbols() []string
+	// Load appends the content of a part to dst. At is the first place of the
+	// text in it, -1 if it is not there; the content is then good for nothing
+	// else, and need not be valid.
+	Load(i int, dst []byte, text *find.Finder) (content []byte, at int, err error)
+}
+
+// PartInfo describes a part of a block.
+type PartInfo struct {
+	MinT, MaxT int64 // ns; they enclose all entries
+	Entries    int
+	Off        int // not less than the bytes of all parts before it
 }
 
 // FilteredRef is a BlockRef that was selected for a query, by somebody who may
