@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -280,8 +281,8 @@ func (c *compaction) read(t *testing.T, when string) error {
 	return nil
 }
 
-// reading reads all the time until the function that it returns is called. An
-// answer is complete, or it is an error.
+// reading reads all the time until the function that it returns is called, or
+// the test ends. An answer is complete, or it is an error.
 func (c *compaction) reading(t *testing.T) (stop func()) {
 	end, done := make(chan struct{}), make(chan struct{})
 	answers, errs := 0, 0
@@ -302,13 +303,15 @@ func (c *compaction) reading(t *testing.T) (stop func()) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	return func() {
+	stop = sync.OnceFunc(func() {
 		close(end)
 		<-done
 		if answers == 0 {
 			t.Errorf("no query was answered, %d had errors", errs)
 		}
-	}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // run starts a process that compacts once and ends it. It returns the number of
@@ -353,12 +356,11 @@ func (c *compaction) run(t *testing.T, p *killPoint) (requests int, killed bool)
 			t.Fatalf("the compactor did not finish\n%s", s.Output())
 		}
 	}
-	err := s.Stop(30 * time.Second) // which releases the lease
-	select {
-	case <-end:
-		killed = true
-	default:
-		if err != nil {
+	if err := s.Stop(30 * time.Second); err != nil { // which releases the lease
+		select {
+		case <-end: // which is closed a moment after the kill
+			killed = true
+		case <-time.After(10 * time.Second):
 			t.Fatalf("%v\n%s", err, s.Output())
 		}
 	}

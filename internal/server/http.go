@@ -281,11 +281,19 @@ type conn struct {
 	net.Conn
 	warn   *warn.Logger
 	unread atomic.Int64 // bytes read since something was last written
+	woken  atomic.Bool  // the read deadline was set to the past, to end a read
+}
+
+// SetReadDeadline takes note of the server ending a read of its own, which it
+// does when a handler takes the connection over.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.woken.Store(!t.IsZero() && t.Before(time.Now()))
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if got := c.unread.Add(int64(n)); got > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+	if got := c.unread.Add(int64(n)); got > 0 && errors.Is(err, os.ErrDeadlineExceeded) && !c.woken.Load() {
 		c.unread.Store(0)
 		c.warn.Warn("request cut: the client stopped sending", "peer", c.RemoteAddr().String(), "received", got)
 	}

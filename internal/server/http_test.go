@@ -101,6 +101,37 @@ func TestStalledRequestsAreCutWithOneLine(t *testing.T) {
 	}
 }
 
+// A handler that takes its connection over ends a read of the server's, which
+// is no fault of the client's.
+func TestHijackIsNoStall(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(50 * time.Millisecond) // until the server waits for more
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(c, "over")
+	})
+	addr, out := serve(t, testHTTPConfig(), mux)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+	if b, err := io.ReadAll(c); err != nil || string(b) != "over" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	select {
+	case line := <-out.lines:
+		t.Errorf("logged %q", line)
+	default:
+	}
+}
+
 func TestSlowUploadLives(t *testing.T) {
 	cfg := testHTTPConfig()
 	mux := http.NewServeMux()
