@@ -71,7 +71,9 @@ func (r *Logfmt) Next(scratch *[]byte) bool {
 		return false
 	}
 	start := r.pos
+	high := byte(0) // of all bytes of the key together
 	for r.pos < len(r.line) && r.line[r.pos] > ' ' && r.line[r.pos] != '=' && r.line[r.pos] != '"' {
+		high |= r.line[r.pos]
 		r.pos++
 	}
 	r.Key = r.line[start:r.pos]
@@ -80,7 +82,7 @@ func (r *Logfmt) Next(scratch *[]byte) bool {
 	case r.pos < len(r.line) && r.line[r.pos] == '"', assigned && len(r.Key) == 0:
 		r.Key = nil
 		return r.unexpected()
-	case bytes.ContainsRune(r.Key, utf8.RuneError):
+	case high >= utf8.RuneSelf && bytes.ContainsRune(r.Key, utf8.RuneError):
 		r.fail("invalid key")
 		if assigned {
 			return r.skip()
