@@ -79,13 +79,14 @@ func TestExplore(t *testing.T) {
 	f(`detected_labels`, `{app="none"}`, `{}`)
 	f(`detected_fields`, `{app="web"}`, `{"fields":[`+
 		`{"label":"app_extracted","type":"string","cardinality":1,"parsers":["json"],"jsonPath":["app"]},`+
+		`{"label":"detected_level","type":"string","cardinality":3,"parsers":null},`+
 		`{"label":"level","type":"string","cardinality":3,"parsers":["json","logfmt"],"jsonPath":["level"]},`+
 		`{"label":"n_id","type":"int","cardinality":2,"parsers":["json"],"jsonPath":["n","id"]},`+
 		`{"label":"ok","type":"boolean","cardinality":1,"parsers":["logfmt"]},`+
 		`{"label":"size","type":"bytes","cardinality":1,"parsers":["logfmt"]},`+
 		`{"label":"took","type":"duration","cardinality":2,"parsers":["json"],"jsonPath":["took"]},`+
 		`{"label":"trace","type":"string","cardinality":1,"parsers":null}],"limit":1000}`)
-	f(`detected_fields?line_limit=1&limit=1`, `{app="web"} | json | drop app_extracted, level`, `{"fields":[{"label":"n_id","type":"string","cardinality":1,"parsers":["json"],"jsonPath":["n","id"]}],"limit":1}`)
+	f(`detected_fields?line_limit=1&limit=1`, `{app="web"} | json | drop app_extracted, level, detected_level`, `{"fields":[{"label":"n_id","type":"string","cardinality":1,"parsers":["json"],"jsonPath":["n","id"]}],"limit":1}`)
 	f(`detected_fields`, `{app="none"}`, `{}`)
 	f(`detected_field/level/values`, `{app="web"}`, `{"values":["error","info","warn"],"limit":1000}`)
 	f(`detected_field/size/values?limit=5`, `{app="web"}`, `{"values":["12kB"],"limit":5}`)

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/query/level"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
@@ -25,8 +28,11 @@ type FilteringSource interface {
 }
 
 // maxFilter is the longest LogQL, in bytes, that a query is sent with: what a
-// parser takes.
-const maxFilter = 128 << 10
+// parser takes. maxSent is the longest filter, which has it as JSON.
+const (
+	maxFilter = 128 << 10
+	maxSent   = 1 << 20
+)
 
 // anyStream is the selector of a filter, which has to have one and does not use
 // it.
@@ -41,33 +47,84 @@ var anyStream = func() []*labels.Matcher {
 // sentFilter is what a filter is, as JSON. Those who do not know a field, which
 // may change what a query keeps, do not apply the filter.
 type sentFilter struct {
-	Query string `json:"query"` // LogQL
+	Query  string      `json:"query"`            // LogQL
+	Levels *sentLevels `json:"levels,omitempty"` // nil: the query keeps the same whatever levels entries have
+}
+
+// sentLevels is how the levels of entries are found.
+type sentLevels struct {
+	Fields    []string `json:"fields,omitempty"`
+	JSONDepth int      `json:"json_depth,omitempty"`
 }
 
 // logFilter returns the filter of a log query, "" if it is too long for one.
-func logFilter(q *logql.LogQuery) string {
-	return encodeFilter(&logql.LogQuery{Matchers: anyStream, Stages: q.Stages})
+func logFilter(q *logql.LogQuery, levels level.Config) string {
+	if onlyLines(q.Stages) {
+		levels.Discover = false
+	}
+	return encodeFilter(&logql.LogQuery{Matchers: anyStream, Stages: q.Stages}, q.Stages, levels)
 }
 
 // sampleFilter returns that of a range aggregation, of which outer is a sum's
 // grouping around it. What is left out depends on both, see pipeline.Extractor.
-func sampleFilter(a *logql.RangeAggregation, outer *logql.Grouping) string {
+func sampleFilter(a *logql.RangeAggregation, outer *logql.Grouping, levels level.Config) string {
 	inner, logs := *a, *a.Range
 	logs.Query = &logql.LogQuery{Matchers: anyStream, Stages: a.Range.Query.Stages}
 	inner.Range = &logs
-	if outer == nil {
-		return encodeFilter(&inner)
+	var e fmt.Stringer = &inner
+	if outer != nil {
+		e = &logql.VectorAggregation{Op: "sum", Grouping: *outer, Inner: &inner}
 	}
-	return encodeFilter(&logql.VectorAggregation{Op: "sum", Grouping: *outer, Inner: &inner})
+	if a.Range.Unwrap == nil && onlyLines(a.Range.Query.Stages) {
+		levels.Discover = false
+	}
+	return encodeFilter(e, a.Range.Query.Stages, levels)
 }
 
-func encodeFilter(e fmt.Stringer) string {
+func encodeFilter(e fmt.Stringer, stages []logql.Stage, levels level.Config) string {
 	f := sentFilter{Query: e.String()}
+	valid := utf8.ValidString(f.Query)
+	if levels.Discover && seesLevels(f.Query, stages) {
+		f.Levels = &sentLevels{Fields: levels.Fields, JSONDepth: levels.JSONDepth}
+		for _, name := range levels.Fields {
+			valid = valid && utf8.ValidString(name)
+		}
+	}
 	b, err := json.Marshal(f)
-	if err != nil || len(f.Query) > maxFilter || !utf8.ValidString(f.Query) {
+	if err != nil || len(f.Query) > maxFilter || len(b) > maxSent || !valid {
 		return "" // JSON and messages have UTF-8 alone
 	}
 	return string(b)
+}
+
+// onlyLines reports whether lines alone decide what is kept.
+func onlyLines(stages []logql.Stage) bool {
+	return !slices.ContainsFunc(stages, func(st logql.Stage) bool {
+		_, ok := st.(*logql.LineFilters)
+		return !ok
+	})
+}
+
+// wholeDot is in templates that may look at labels that they do not name: all of
+// them, which are a dot or a dollar, stand there by themselves.
+var wholeDot = regexp.MustCompile(`[.](?:[^a-zA-Z_]|$)|[$](?:[^a-zA-Z_.]|$)`)
+
+// seesLevels reports whether what a query keeps may depend on the levels that its
+// entries get: whether it names their label, or goes through all labels. It may
+// say so of queries that do neither; an ingester of before does not filter them.
+func seesLevels(query string, stages []logql.Stage) bool {
+	if strings.Contains(query, level.Label) {
+		return true
+	}
+	return slices.ContainsFunc(stages, func(st logql.Stage) bool {
+		switch st := st.(type) {
+		case *logql.LineFormat:
+			return wholeDot.MatchString(st.Template)
+		case *logql.LabelFormat:
+			return slices.ContainsFunc(st.Formats, func(f logql.Format) bool { return wholeDot.MatchString(f.Value) })
+		}
+		return false
+	})
 }
 
 // Filter leaves out of blocks the entries of which a query makes nothing: what
@@ -88,6 +145,9 @@ type Filter struct {
 // in ns. Errors are *logql.ParseError.
 func NewFilter(filter string, from, through int64) (*Filter, error) {
 	var sent sentFilter
+	if len(filter) > maxSent {
+		return nil, &logql.ParseError{Msg: fmt.Sprintf("a filter of more than %d bytes", maxSent)}
+	}
 	d := json.NewDecoder(strings.NewReader(filter))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&sent); err != nil {
@@ -117,6 +177,9 @@ func NewFilter(filter string, from, through int64) (*Filter, error) {
 		f.all = f.lines && len(e.Range.Query.Stages) == 0
 	default:
 		return nil, &logql.ParseError{Msg: fmt.Sprintf("%T is no filter", e)}
+	}
+	if l := sent.Levels; l != nil {
+		f.pipe.Detect(level.Config{Discover: true, Fields: l.Fields, JSONDepth: l.JSONDepth})
 	}
 	return f, nil
 }

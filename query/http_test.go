@@ -120,28 +120,28 @@ func TestQueryRange(t *testing.T) {
 		}
 	}
 	f(`query={app="web",host="h1"}`, "", `"streams","result":[`+
-		`{"stream":{"app":"web","host":"h1","level":"info","trace":"x"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\"]]},`+
-		`{"stream":{"app":"web","host":"h1","level":"warn"},"values":[["1699999999999999960","zero"]]},`+
-		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999980","one"]]}]`)
+		`{"stream":{"app":"web","detected_level":"info","host":"h1","level":"info","trace":"x"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\"]]},`+
+		`{"stream":{"app":"web","detected_level":"unknown","host":"h1"},"values":[["1699999999999999980","one"]]},`+
+		`{"stream":{"app":"web","detected_level":"warn","host":"h1","level":"warn"},"values":[["1699999999999999960","zero"]]}]`)
 	f(`query={app="web",host="h1"}&direction=forward`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
-		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999960","zero",{"structuredMetadata":{"level":"warn"}}],`+
-		`["1699999999999999980","one",{}],`+
-		`["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}]]}]`)
+		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999960","zero",{"structuredMetadata":{"detected_level":"warn","level":"warn"}}],`+
+		`["1699999999999999980","one",{"structuredMetadata":{"detected_level":"unknown"}}],`+
+		`["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"detected_level":"info","level":"info","trace":"x"}}]]}]`)
 	f(`query={app="web",host=""}`, "x, categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
-		`{"stream":{"app":"web"},"values":[["1699999999999999985","shard\t\u0001\ufffd\u2028é",{"structuredMetadata":{"app_extracted":"third"}}]]}]`)
+		`{"stream":{"app":"web"},"values":[["1699999999999999985","shard\t\u0001\ufffd\u2028é",{"structuredMetadata":{"app_extracted":"third","detected_level":"unknown"}}]]}]`)
 	// A label from metadata makes the same set as one of the index: app=db with host, next to it.
 	f(`query={app=~"db|web"} |= "e"&limit=3`, "", `"streams","result":[`+
-		`{"stream":{"app":"db","host":"h1"},"values":[["1699999999999999970","select"]]},`+
-		`{"stream":{"app":"web","host":"h1","level":"warn"},"values":[["1699999999999999960","zero"]]},`+
-		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999980","one"]]}]`)
+		`{"stream":{"app":"db","detected_level":"unknown","host":"h1"},"values":[["1699999999999999970","select"]]},`+
+		`{"stream":{"app":"web","detected_level":"unknown","host":"h1"},"values":[["1699999999999999980","one"]]},`+
+		`{"stream":{"app":"web","detected_level":"warn","host":"h1","level":"warn"},"values":[["1699999999999999960","zero"]]}]`)
 	f(`query={app=~".+"} |= "absent"`, "", `"streams","result":[]`)
-	f(`query={app=~".+"}&limit=1`, "", `"streams","result":[{"stream":{"app":"web","host":"h1","level":"info","trace":"x"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\"]]}]`)
-	f(`query={app="db"}&start=1699999999999999970&end=1699999999999999971`, "", `"streams","result":[{"stream":{"app":"db","host":"h1"},"values":[["1699999999999999970","select"]]}]`)
+	f(`query={app=~".+"}&limit=1`, "", `"streams","result":[{"stream":{"app":"web","detected_level":"info","host":"h1","level":"info","trace":"x"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\"]]}]`)
+	f(`query={app="db"}&start=1699999999999999970&end=1699999999999999971`, "", `"streams","result":[{"stream":{"app":"db","detected_level":"unknown","host":"h1"},"values":[["1699999999999999970","select"]]}]`)
 	f(`query={app="db"}&start=1699999999999999971`, "", `"streams","result":[]`)
 	f(`query={app="db"}&end=1699999999999999970`, "", `"streams","result":[]`)
-	f(`query={app="db"}&since=1m&step=5&interval=2s`, "", `"streams","result":[{"stream":{"app":"db","host":"h1"},"values":[["1699999999999999970","select"]]}]`)
+	f(`query={app="db"}&since=1m&step=5&interval=2s`, "", `"streams","result":[{"stream":{"app":"db","detected_level":"unknown","host":"h1"},"values":[["1699999999999999970","select"]]}]`)
 	f(`query={app="web",host="h1"}&interval=0.000000015`, "categorize-labels", `"streams","encodingFlags":["categorize-labels"],"result":[`+
-		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"level":"info","trace":"x"}}],["1699999999999999960","zero",{"structuredMetadata":{"level":"warn"}}]]}]`)
+		`{"stream":{"app":"web","host":"h1"},"values":[["1699999999999999990","two \u003cb\u003e \u0026 \"q\" \\",{"structuredMetadata":{"detected_level":"info","level":"info","trace":"x"}}],["1699999999999999960","zero",{"structuredMetadata":{"detected_level":"warn","level":"warn"}}]]}]`)
 	f(`query=vector(1)+vector(1)&start=1700000000&end=1700000002.5&step=1`, "", `"matrix","result":[{"metric":{},"values":[[1700000000,"2"],[1700000001,"2"],[1700000002,"2"],[1700000003,"2"]]}]`)
 }
 
@@ -152,7 +152,7 @@ func TestSameShownLabels(t *testing.T) {
 		add(`{a="1", b="2"}`, newBlock(entry{base - 3, "x", ""}, entry{base - 1, "z", ""})).
 		add(`{a="1"}`, newBlock(entry{base - 2, "y", "b=2"})), nil)
 	got := beforeStats(t, get(mux, "/loki/api/v1/query_range?query="+url.QueryEscape(`{a="1"}`)))
-	want := `{"status":"success","data":{"resultType":"streams","result":[{"stream":{"a":"1","b":"2"},"values":[` +
+	want := `{"status":"success","data":{"resultType":"streams","result":[{"stream":{"a":"1","b":"2","detected_level":"unknown"},"values":[` +
 		`["1699999999999999999","z"],["1699999999999999998","y"],["1699999999999999997","x"]]}]`
 	if got != want {
 		t.Fatalf("got %s", got)

@@ -60,10 +60,12 @@ import (
 	"slices"
 	"sort"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/query/level"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/pipeline"
 	"github.com/loki-go/loki-go/storage/chunk"
@@ -108,11 +110,12 @@ type Limits struct {
 	MaxQueryRange  time.Duration `yaml:"max-query-range" help:"longest interval of a metric query, as in rate({}[1h]) (0: any)"`
 	MaxQuerySeries int           `yaml:"max-query-series" help:"series that a metric query may return (0: any number)"`
 	QueryTimeout   time.Duration `yaml:"query-timeout" help:"time after which a query is given up (0: never)"`
+	Levels         level.Config  `yaml:"-"` // whether entries have detected_level
 }
 
 // DefaultLimits returns Loki's defaults.
 func DefaultLimits() Limits {
-	return Limits{MaxEntries: 5000, MaxQueryLength: 721 * time.Hour, MaxQuerySeries: 500, QueryTimeout: time.Minute}
+	return Limits{MaxEntries: 5000, MaxQueryLength: 721 * time.Hour, MaxQuerySeries: 500, QueryTimeout: time.Minute, Levels: level.DefaultConfig()}
 }
 
 // Validate returns all problems.
@@ -269,6 +272,7 @@ func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	pipe.Detect(lim.Levels)
 	ctx, release, waited, err := e.begin(ctx, lim)
 	if err != nil {
 		return nil, err
@@ -277,7 +281,7 @@ func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	start := time.Now()
 	res := &Result{}
 	res.Stats.Queue = waited
-	p := plan{backward: r.Direction == Backward, stats: res.Stats.sources(), filter: logFilter(r.Query)}
+	p := plan{backward: r.Direction == Backward, stats: res.Stats.sources(), filter: logFilter(r.Query, lim.Levels)}
 	if err := e.selectBlocks(ctx, &p, r.Tenant, r.Query.Matchers, r.From, r.Through); err != nil {
 		return nil, err
 	}
@@ -297,32 +301,36 @@ func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 // go through the pipeline once more: a query keeps what its stages made for
 // these only.
 func (r *Result) finish(pipe *pipeline.Pipeline) {
-	bySource := map[string]int{} // stream and metadata; of simple pipelines
+	bySource := map[string]int{} // stream, metadata and level; of simple pipelines
 	byText := map[string]int{}
 	last := -1
 	var id []byte
 	for i := range r.Entries {
 		e := &r.Entries[i]
+		begun := false
+		begin := func() {
+			if e.Stream != last {
+				pipe.For(r.Streams[e.Stream])
+				last = e.Stream
+			}
+			pipe.Begin()
+			e.addMeta(pipe)
+			begun = true
+		}
 		if pipe.Simple() {
-			id = append(binary.LittleEndian.AppendUint32(id[:0], uint32(e.Stream)), e.Meta...)
+			id = binary.LittleEndian.AppendUint32(id[:0], uint32(e.Stream))
+			if pipe.Detects() {
+				begin()
+				id = appendText(id, pipe.Level(e.Line))
+			}
+			id = append(id, e.Meta...)
 			if n, ok := bySource[string(id)]; ok {
 				e.Labels = n
 				continue
 			}
 		}
-		if e.Stream != last {
-			pipe.For(r.Streams[e.Stream])
-			last = e.Stream
-		}
-		pipe.Begin()
-		for p := e.Meta; ; {
-			name, value, ok := p.Next()
-			if !ok {
-				break
-			}
-			if len(value) > 0 {
-				pipe.Meta(string(name), string(value))
-			}
+		if !begun {
+			begin()
 		}
 		if pipe.Match(e.TS, e.Line) && !pipe.Simple() {
 			e.Line = bytes.Clone(pipe.Line())
@@ -343,6 +351,20 @@ func (r *Result) finish(pipe *pipeline.Pipeline) {
 			r.Labels, byText[string(id)] = append(r.Labels, l), n
 		}
 		e.Labels = n
+	}
+}
+
+// addMeta hands a pipeline the metadata of an entry.
+func (e *Entry) addMeta(pipe *pipeline.Pipeline) {
+	for p := e.Meta; ; {
+		name, value, ok := p.Next()
+		if !ok {
+			return
+		}
+		if len(value) > 0 {
+			// The entry owns the bytes, and nothing changes them any more.
+			pipe.Meta(unsafe.String(unsafe.SliceData(name), len(name)), unsafe.String(unsafe.SliceData(value), len(value)))
+		}
 	}
 }
 

@@ -584,7 +584,7 @@ func TestConfig(t *testing.T) {
 	if errs := append(DefaultConfig().Validate(), DefaultLimits().Validate()...); len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	if errs := append(Config{}.Validate(), Limits{-1, -1, -1, -1, -1}.Validate()...); len(errs) != 7 {
+	if errs := append(Config{}.Validate(), Limits{MaxEntries: -1, MaxQueryLength: -1, MaxQueryRange: -1, MaxQuerySeries: -1, QueryTimeout: -1}.Validate()...); len(errs) != 7 {
 		t.Fatal(errs)
 	}
 	if _, err := New(Deps{}, Config{}); err == nil {

@@ -90,8 +90,10 @@ func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, 
 	if err != nil {
 		return nil, err
 	}
+	levels := e.deps.Limits(tenant).Levels
+	x.Detect(levels)
 	c := &cursor{
-		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer)}, x: x, finder: find.New(x.Needle()), from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
+		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer, levels)}, x: x, finder: find.New(x.Needle()), from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
 		bytes: sel.Aggregation.Op == "bytes_over_time" || sel.Aggregation.Op == "bytes_rate", byKey: map[string]int{},
 	}
 	if err := e.selectBlocks(ctx, &c.plan, tenant, sel.Aggregation.Range.Query.Matchers, c.from, c.through); err != nil {

@@ -18,10 +18,16 @@ import (
 // it: their answers are of any length.
 
 // On returns an engine that reads from one source alone, with the settings, slots
-// and metrics of e.
+// and metrics of e. It gives entries as they are, without detected_level unless
+// it is stored: who gets them may read others, or copies of them, elsewhere.
 func (e *Engine) On(memory Source) *Engine {
 	out := *e
 	out.deps.Memory, out.deps.Store = memory, nil
+	out.deps.Limits = func(tenant string) Limits {
+		l := e.deps.Limits(tenant)
+		l.Levels.Discover = false
+		return l
+	}
 	return &out
 }
 

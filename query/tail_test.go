@@ -150,11 +150,11 @@ func TestTail(t *testing.T) {
 			t.Fatalf("got %d %s\nwant %s", op, got, want)
 		}
 	}
-	f(fmt.Sprintf(`{"streams":[{"stream":{"a":"b"},"values":[["%d","two",{"structuredMetadata":{"k":"v"}}],["%d","one",{}]]}],"encodingFlags":["categorize-labels"]}`, now-2e9, now-1e9))
+	f(fmt.Sprintf(`{"streams":[{"stream":{"a":"b"},"values":[["%d","two",{"structuredMetadata":{"detected_level":"unknown","k":"v"}}],["%d","one",{"structuredMetadata":{"detected_level":"unknown"}}]]}],"encodingFlags":["categorize-labels"]}`, now-2e9, now-1e9))
 	// What comes in late is shown. What was shown, does not match, or was left out by the limit is not.
 	src.push(`{a="b"}`, entry{now - 15e8, "late", ""})
 	src.push(`{a="b", c="d"}`, entry{now - 15e8, "not this", ""})
-	f(fmt.Sprintf(`{"streams":[{"stream":{"a":"b"},"values":[["%d","late",{}]]}],"encodingFlags":["categorize-labels"]}`, now-15e8))
+	f(fmt.Sprintf(`{"streams":[{"stream":{"a":"b"},"values":[["%d","late",{"structuredMetadata":{"detected_level":"unknown"}}]]}],"encodingFlags":["categorize-labels"]}`, now-15e8))
 	src.push(`{a="b"}`, entry{time.Now().UnixNano(), strings.Repeat("long ", 20000), ""})
 	if op, got := c.read(); op != opText || len(got) < 100_000 {
 		t.Fatalf("got %d %.100s", op, got)

@@ -30,6 +30,9 @@ type Limits struct {
 	MaxLabelValueLength               int           `yaml:"max-label-value-length" help:"longest label value in bytes"`
 	MaxLabelNamesPerSeries            int           `yaml:"max-label-names-per-series" help:"labels of a stream, service_name not counted"`
 	DiscoverServiceName               []string      `yaml:"discover-service-name" help:"labels that service_name is taken from, the first that a stream has; an empty list switches it off"`
+	DiscoverLogLevels                 bool          `yaml:"discover-log-levels" help:"give entries that have no detected_level the one that their labels, metadata or line tell, when they are queried; it is not stored. Not without allow-structured-metadata"`
+	LogLevelFields                    []string      `yaml:"log-level-fields" help:"names of labels, metadata and fields of lines that have a level; an empty list stands for Loki's: level, severity, lvl, severity_text and other ways to write them"`
+	LogLevelFromJSONMaxDepth          int           `yaml:"log-level-from-json-max-depth" help:"objects within each other in which a level is looked for in lines of JSON; 0 for any number"`
 	RejectOldSamples                  bool          `yaml:"reject-old-samples" help:"refuse entries that are older than reject-old-samples-max-age"`
 	RejectOldSamplesMaxAge            time.Duration `yaml:"reject-old-samples-max-age" help:"how old entries may be"`
 	CreationGracePeriod               time.Duration `yaml:"creation-grace-period" help:"how far in the future entries may be"`
@@ -67,6 +70,8 @@ func Default() Limits {
 			"service", "app", "application", "app_name", "name", "app_kubernetes_io_name", "container",
 			"container_name", "k8s_container_name", "component", "workload", "job", "k8s_job_name",
 		},
+		DiscoverLogLevels:                 true,
+		LogLevelFromJSONMaxDepth:          2,
 		RejectOldSamples:                  true,
 		RejectOldSamplesMaxAge:            7 * 24 * time.Hour,
 		CreationGracePeriod:               10 * time.Minute,
@@ -135,6 +140,7 @@ func (l Limits) Validate() []error {
 	notNegative("creation-grace-period", float64(l.CreationGracePeriod))
 	notNegative("max-structured-metadata-size", float64(l.MaxStructuredMetadataSize))
 	notNegative("max-structured-metadata-entries-count", float64(l.MaxStructuredMetadataEntriesCount))
+	notNegative("log-level-from-json-max-depth", float64(l.LogLevelFromJSONMaxDepth))
 	notNegative("max-query-length", float64(l.MaxQueryLength))
 	notNegative("max-query-range", float64(l.MaxQueryRange))
 	notNegative("max-query-series", float64(l.MaxQuerySeries))

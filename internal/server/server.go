@@ -29,6 +29,7 @@ import (
 	"github.com/loki-go/loki-go/internal/config"
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/query"
+	"github.com/loki-go/loki-go/query/level"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/ring/status"
 	"github.com/loki-go/loki-go/storage"
@@ -213,6 +214,7 @@ func (s *Server) queryLimits(id string) query.Limits {
 	return query.Limits{
 		MaxEntries: l.MaxEntriesLimitPerQuery, MaxQueryLength: l.MaxQueryLength, MaxQueryRange: l.MaxQueryRange,
 		MaxQuerySeries: l.MaxQuerySeries, QueryTimeout: l.QueryTimeout,
+		Levels: level.Config{Discover: l.DiscoverLogLevels && l.AllowStructuredMetadata, Fields: l.LogLevelFields, JSONDepth: l.LogLevelFromJSONMaxDepth},
 	}
 }
 

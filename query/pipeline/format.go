@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/template"
@@ -140,6 +141,8 @@ func (d drop) run(_ int64, line []byte, s *state) ([]byte, bool) {
 			if m.Matcher == nil || m.Matcher.Matches(s.details) {
 				s.details = ""
 			}
+		case m.Matcher == nil && s.levels.open(m.Name):
+			s.del(m.Name) // without looking for it
 		default:
 			if v, ok := s.get(m.Name); m.Matcher == nil && ok || m.Matcher != nil && m.Matcher.Matches(string(v)) {
 				s.del(m.Name)
@@ -153,6 +156,9 @@ func (d drop) run(_ int64, line []byte, s *state) ([]byte, bool) {
 type keepOnly []logql.NamedMatcher
 
 func (k keepOnly) run(_ int64, line []byte, s *state) ([]byte, bool) {
+	if l := &s.levels; l.pending && !slices.ContainsFunc(k, func(m logql.NamedMatcher) bool { return m.Name == l.name }) {
+		s.del(l.name) // without looking for it
+	}
 	for _, l := range s.all() {
 		switch l.Name {
 		case ErrorLabel, ErrorDetailsLabel, preserveError:

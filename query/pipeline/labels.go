@@ -37,6 +37,8 @@ type state struct {
 
 	baseMap map[string]string // of base; nil: not made
 	temp    []Label
+
+	levels levels
 }
 
 func (s *state) reset() {
@@ -44,6 +46,7 @@ func (s *state) reset() {
 	s.err, s.details = "", ""
 	s.arena = s.arena[:0]
 	s.hints.reset()
+	s.levels.reset()
 }
 
 // written returns what was appended to the arena from at on.
@@ -61,9 +64,14 @@ func find(ls []Label, name string) int {
 func (s *state) baseHas(name string) bool { return find(s.base, name) >= 0 }
 
 // taken reports whether a parser has to give name a suffix.
-func (s *state) taken(name string) bool { return s.baseHas(name) || find(s.meta, name) >= 0 }
+func (s *state) taken(name string) bool {
+	return s.baseHas(name) || find(s.meta, name) >= 0 || s.levels.open(name)
+}
 
 func (s *state) get(name string) ([]byte, bool) {
+	if s.levels.open(name) {
+		s.findLevel()
+	}
 	if i := find(s.meta, name); i >= 0 {
 		return s.meta[i].Value, true
 	}
@@ -102,7 +110,7 @@ func (s *state) addMeta(name string, value []byte) {
 
 // set gives a label that a stage made. It takes the place of metadata.
 func (s *state) set(name string, value []byte) {
-	s.meta = remove(s.meta, name)
+	s.removeMeta(name)
 	if i := find(s.parsed, name); i >= 0 {
 		s.parsed[i].Value = value
 		return
@@ -115,7 +123,7 @@ func (s *state) set(name string, value []byte) {
 
 // add is set for a label that no stage has made before.
 func (s *state) add(name string, value []byte) {
-	s.meta = remove(s.meta, name)
+	s.removeMeta(name)
 	s.parsed = append(s.parsed, Label{name, value})
 	s.hints.found(name)
 }
@@ -127,8 +135,16 @@ func remove(ls []Label, name string) []Label {
 	return ls
 }
 
+func (s *state) removeMeta(name string) {
+	if s.levels.open(name) {
+		s.levels.pending = false
+	}
+	s.meta = remove(s.meta, name)
+}
+
 func (s *state) del(name string) {
-	s.meta, s.parsed = remove(s.meta, name), remove(s.parsed, name)
+	s.removeMeta(name)
+	s.parsed = remove(s.parsed, name)
 	s.deleted = append(s.deleted, name)
 }
 
@@ -150,7 +166,9 @@ func (s *state) failOnce(kind string, err error) {
 	}
 }
 
-func (s *state) changed() bool { return len(s.meta) > 0 || len(s.parsed) > 0 || len(s.deleted) > 0 }
+func (s *state) changed() bool {
+	return len(s.meta) > 0 || len(s.parsed) > 0 || len(s.deleted) > 0 || s.levels.pending
+}
 
 // ofStream calls f for the labels of the stream that are left.
 func (s *state) ofStream(f func(Label)) {
@@ -163,6 +181,7 @@ func (s *state) ofStream(f func(Label)) {
 
 // all returns all labels, in no order. They are valid until it is called again.
 func (s *state) all() []Label {
+	s.findLevel()
 	out := s.temp[:0]
 	if !s.changed() {
 		out = append(out, s.base...)

@@ -164,6 +164,7 @@ func (p *Pipeline) MatchLine(line []byte) bool { return p.filter.Match(line) }
 // For sets the stream of the entries to come.
 func (p *Pipeline) For(stream labels.Labels) {
 	p.state.base, p.state.baseMap = borrowed(stream), nil
+	p.state.levels.setStream(stream)
 }
 
 // Begin starts with an entry whose line MatchLine has passed.
@@ -171,12 +172,16 @@ func (p *Pipeline) Begin() { p.state.reset() }
 
 // Meta adds a pair of the entry's metadata.
 func (p *Pipeline) Meta(name, value string) {
-	// The bytes are only read.
-	p.state.addMeta(name, unsafe.Slice(unsafe.StringData(value), len(value)))
+	b := unsafe.Slice(unsafe.StringData(value), len(value)) // which is only read
+	if p.state.levels.detector != nil {
+		b = p.state.levels.add(name, b)
+	}
+	p.state.addMeta(name, b)
 }
 
 // Match runs the stages and reports whether the entry is kept.
 func (p *Pipeline) Match(ts int64, line []byte) bool {
+	p.state.levels.line = line
 	if p.hopeless(line) {
 		return false
 	}
@@ -197,6 +202,7 @@ func (p *Pipeline) Line() []byte { return p.line }
 // caller owns them.
 func (p *Pipeline) Result() (stream, meta, parsed labels.Labels) {
 	s := &p.state
+	s.findLevel()
 	var left []Label
 	s.ofStream(func(l Label) { left = append(left, l) })
 	made := slices.Clone(s.parsed)

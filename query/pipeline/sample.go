@@ -20,6 +20,7 @@ type Extractor struct {
 	convert func(string) (float64, error)
 	filter  []cond
 	by      []string // labels to group by, sorted, if each can be looked up by itself
+	levels  bool     // samples show the levels of entries, and the stream has none
 }
 
 // NewExtractor compiles the log range of an aggregation. Outer is the grouping
@@ -125,9 +126,22 @@ func convertDuration(s string) (float64, error) {
 	return d.Seconds(), err
 }
 
+// For sets the stream of the entries to come.
+func (x *Extractor) For(stream labels.Labels) {
+	x.Pipeline.For(stream)
+	l := &x.state.levels
+	x.levels = l.detector != nil && l.ofStream == nil && x.shows(l.name)
+}
+
+// shows reports whether the samples have a label, if their entries have it.
+func (x *Extractor) shows(name string) bool {
+	g := &x.group
+	return !g.none && (len(g.Labels) == 0 || slices.Contains(g.Labels, name) != g.Without)
+}
+
 // Plain reports whether the sample of an entry without metadata depends on its
 // line filters and its stream only.
-func (x *Extractor) Plain() bool { return x.Simple() && x.unwrap == nil }
+func (x *Extractor) Plain() bool { return x.Simple() && x.unwrap == nil && !x.levels }
 
 // NoLabels reports whether samples have no labels, unless they fail.
 func (x *Extractor) NoLabels() bool { return x.group.none }
@@ -183,6 +197,9 @@ func (x *Extractor) Labels() (ls []Label, failed string) {
 		}
 		s.temp = ls
 		return ls, ""
+	case s.levels.pending && !x.shows(s.levels.name):
+		s.levels.pending = false // without looking for it
+		return x.Labels()
 	case !s.changed():
 		ls = x.grouped(s.base)
 	case len(x.group.Labels) == 0:
