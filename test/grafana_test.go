@@ -50,8 +50,7 @@ func grafanaData(start int64) []testkit.Stream {
 			Meta: []testkit.Pair{{Name: "trace_id", Value: fmt.Sprintf("t%02d", i)}},
 		})
 		streams[1].Entries = append(streams[1].Entries, testkit.Entry{
-			TS: ts + 2e6, Line: fmt.Sprintf(`level=%s n=%d size=%dKB`, levels[i%3], i, i),
-			Meta: []testkit.Pair{{Name: "detected_level", Value: levels[i%3]}},
+			TS: ts + 2e6, Line: fmt.Sprintf(`level=%s n=%d size=%dKB msg="the cart of a visitor was looked at once more, and nothing was bought"`, levels[i%3], i, i),
 		})
 	}
 	return streams
@@ -170,7 +169,7 @@ func grafanaCalls(start int64) []grafanaCall {
 					sums[fmt.Sprint(dig(s, "metric"))] += n
 				}
 			}
-			if want := "map[map[detected_level:error]:20 map[detected_level:info]:20 map[detected_level:warn]:20 map[level:info]:60]"; fmt.Sprint(sums) != want {
+			if want := "map[map[detected_level:error]:20 map[detected_level:info level:info]:60 map[detected_level:info]:20 map[detected_level:warn]:20]"; fmt.Sprint(sums) != want {
 				t.Errorf("got %v, want %s", sums, want)
 			}
 		}},
@@ -210,7 +209,7 @@ func grafanaCalls(start int64) []grafanaCall {
 			for _, f := range v["fields"].([]any) {
 				got[dig(f, "label")] = fmt.Sprint(dig(f, "type"), dig(f, "cardinality"), dig(f, "parsers"))
 			}
-			if len(got) != 4 || got["user"] != "string4 [json]" || !strings.HasPrefix(got["nested_took"], "duration") || !strings.HasPrefix(got["n"], "int") || got["trace_id"] == "" {
+			if len(got) != 5 || got["detected_level"] != "string1 <nil>" || got["user"] != "string4 [json]" || !strings.HasPrefix(got["nested_took"], "duration") || !strings.HasPrefix(got["n"], "int") || got["trace_id"] == "" {
 				t.Errorf("got %v", got)
 			}
 		}},

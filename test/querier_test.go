@@ -205,7 +205,8 @@ func aggregationsOf(text string) (out []logql.Expr) {
 
 // TestQuerierLikeLoki asks the gRPC service of an ingester and that of stock
 // Loki's, which hold the same lines, the same: messages, entries, labels, hashes
-// and samples must be equal.
+// and samples must be equal. Loki stores no levels: loki-go stores none, and gives
+// those who read its chunks, too, the entries as they are there.
 func TestQuerierLikeLoki(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
@@ -214,7 +215,7 @@ func TestQuerierLikeLoki(t *testing.T) {
 	streams := testkit.LogQLStreams(start)
 	s := testkit.NewServer(t, t.TempDir(), "-limits.discover-service-name=")
 	s.Start()
-	base, addr := startLokiWithGRPC(t)
+	base, addr := startLokiWithGRPC(t, false)
 	s.WaitReady()
 	for _, c := range []*testkit.Client{s.Client(""), {Base: base}} {
 		if err := c.Push(ctx, streams); err != nil {

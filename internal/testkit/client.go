@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,7 +118,8 @@ func (c *Client) Ready(ctx context.Context) error {
 
 // QueryAll returns every entry that query selects in [from, to), oldest first
 // in each stream, by as many requests as it takes. Entries of one time beyond
-// the limit of one request cannot be reached and give an error.
+// the limit of one request cannot be reached and give an error. Entries have the
+// metadata that they were sent with: their levels are left out.
 func (c *Client) QueryAll(ctx context.Context, query string, from, to int64) ([]Stream, error) {
 	page := c.Page
 	if page == 0 {
@@ -156,6 +158,7 @@ func (c *Client) QueryAll(ctx context.Context, query string, from, to int64) ([]
 					continue
 				}
 				fresh++
+				e.Meta = slices.DeleteFunc(e.Meta, func(p Pair) bool { return p.Name == "detected_level" })
 				out[i].Entries = append(out[i].Entries, e)
 			}
 		}

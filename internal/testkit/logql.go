@@ -106,7 +106,35 @@ func LogQLStreams(start int64) (streams []Stream) {
 			return fmt.Sprintf("v=%s c=%d neg=-%d zone=%s dur=%dms size=%dB inf=%s", v, (k*7)%200, k%13, pick(i, "x", "y"), k%2000, k*100, pick(i, "+Inf", "1", "NaN"))
 		})
 	}
+	addLevels(add)
 	return streams
+}
+
+// addLevels adds entries that have their level in all the places where it may be.
+func addLevels(add func(labels string, every int, line func(i int) string, meta ...func(i int) string)) {
+	of := func(texts ...string) func(int) string { return func(i int) string { return texts[i%len(texts)] } }
+	odd := of("an error, maybe", "nothing", `{"level":"info"}`, "lvl=dbg")
+	add("app=level,kind=words", 9, of("", "error at the beginning", "Warning: info behind it", "[FATAL] x", "(critical)", "a=debug", "\"trace\"", "x\tINFO\ty", "errors",
+		"misc:error", "error/x", "xerror", "inf wrn dbg", "no information", "warn!", "'error'", "|error|", "İNFO x", "CRİTİCAL", "ERR:", "{error", "debug fatal", "err", "\xff error", "x error=1",
+		"\nwarning\n", "error.", "error\r", "error;", "K debug"))
+	add("app=level,kind=json", 9, of(`{"level":"ERR"}`, `{"msg":"error","lvl":"Trc"}`, `{"LEVEL":"warn","level":"info"}`, `{"lEvEl":"inf"}`, `{"log":{"level":"fatal"}}`, `{"a":{"b":{"level":"wrn"}}}`,
+		`{"a":[{"level":"wrn"}],"severity":"dbg"}`, `{"log.level":"critical"}`, `{"level":3,"severity":"err"}`, `{"level":"notice","severity":"err"}`, `{"level":"notice","severity":"inf"}`,
+		`{"msg":"cut","level":"dbg`, `{"msg":"cut","level":"dbg}`, `{"level":"dbg","msg":"cut}`, `{"lev\u0065l":"inf"}`, `{"level":"inf\u006f"}`, ` {"SeverityText":"Information"} `, `{"level":null,"lvl":"inf"}`,
+		`{"level":"","lvl":"inf"}`, `{"detected_level":"inf","level":"wrn"}`, `{"a":{"level":"wrn"},"level":"inf"}`, `{"a":{"x":y},"level":"inf"}`, `{"a":"b" "level":"inf"}`, "{\"lvl\":\"trc\"}\u00a0", `{}`, `{"level":"inf",}`,
+		`{"msg":"an error happened"}`, `{"msg":"error: no"}`, `{"level":true,"msg":"x"}`, `["level","wrn"]`, `{"Severity":"wrn"} x`))
+	add("app=level,kind=logfmt", 9, of("level=ERR", "msg=error level=dbg", "lvl=wrn severity=inf", "severity=inf lvl=err", "LeVeL=Information", "log.level=err", `level="err"`, `level="\u0065rr"`,
+		`level=notice msg="an error"`, "level= msg=warn", "a=b=c level=dbg", "level=trc a=b=c", "lvl=trc a=b=c level=dbg", `lvl=trc x="open`, "took=5ms", "level = dbg", "level", "ſeverity=fatal", "a= level=inf", "=level=inf",
+		"detected_level=inf level=wrn", "severity_text=wrn", "level:inf x=1", `level='err' x=1`, "level=inf level=wrn", "lvl=\xff severity=inf", "\xff=1 level=inf"))
+	number := func(i int) string { return "severity_number=" + strconv.Itoa(i%28-1) }
+	add("app=level,kind=otlp", 9, odd, number)
+	add("app=level,kind=otlp2", 9, odd, number, of("", "", "severity_text=Notice", "severity_text=WARN"))
+	add("app=level,kind=otlp3", 9, odd, of("severity_number=x", "severity_number=17 ", "severity_number=-1", "severity_number=+17", "severity_number=99999999999999999999"))
+	add("app=level,kind=meta", 9, odd, of("level=ERR", "lvl=wrn", "lvl=custom", "SEVERITY=inf", "lEvEl=err", "level="), of("", "severity=dbg", "LEVEL=Fatal"))
+	add("app=level,kind=given", 9, odd, of("detected_level=ERR", "detected_level=info", "detected_level=Custom", "lvl=wrn", "detected_level="), of("", "level=dbg"))
+	add("app=level,kind=label,level=Warning", 9, odd, of("", "level=dbg", "detected_level=ERR"))
+	add("app=level,kind=label,lvl=notice,severity=Err", 9, odd, number)
+	add("app=level,kind=label,detected_level=Odd", 9, odd, of("", "level=dbg", "detected_level=ERR"))
+	add("app=level,kind=label,detected_level=Odd,detected_level_extracted=Odder", 9, odd, of("", "level=dbg", "detected_level=ERR", "detected_level_extracted=x"))
 }
 
 // LogQLCase is a query of a file of queries.
