@@ -293,9 +293,10 @@ func (c *chaos) waitWhole() {
 // answer with an error.
 func (c *chaos) check(when string, client *testkit.Client) {
 	c.t.Helper()
-	n, err := 0, error(nil)
+	n, err, begin := 0, error(nil), time.Time{}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
+		begin = time.Now()
 		n, err = c.load.Check(ctx, client)
 		cancel()
 		var failed *testkit.QueryError
@@ -305,9 +306,23 @@ func (c *chaos) check(when string, client *testkit.Client) {
 		c.t.Logf("%s: asked again: %v", when, err)
 	}
 	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			c.goroutines()
+		}
 		c.t.Fatalf("%s: %v", when, err)
 	}
-	c.t.Logf("%s: %d lines; %d batches acknowledged, %d sent again", when, n, c.load.Acked(), c.load.Retries())
+	c.t.Logf("%s: %d lines in %v; %d batches acknowledged, %d sent again", when, n,
+		time.Since(begin).Round(10*time.Millisecond), c.load.Acked(), c.load.Retries())
+}
+
+// goroutines shows what all processes are doing, when one does not answer.
+func (c *chaos) goroutines() {
+	for _, s := range c.servers() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), 10*time.Second)
+		text, err := s.Client("").Get(ctx, "/debug/pprof/goroutine?debug=1")
+		cancel()
+		c.t.Logf("%s does: %v\n%s", s.HTTP, err, text)
+	}
 }
 
 // TestChaos does all that can be done to a cluster without losing two ingesters
