@@ -16,6 +16,7 @@ import (
 // flushWork is the scratch memory of a flusher.
 type flushWork struct {
 	data, object []byte
+	raw, content []byte // of one block
 	blocks       []chunk.Block
 }
 
@@ -57,6 +58,9 @@ func (i *Ingester) upload(w *flushWork, c *openChunk) error {
 	}
 	if cap(w.object) > 16<<20 {
 		w.object, w.data = nil, nil
+	}
+	if cap(w.content) > 4<<20 {
+		w.raw, w.content = nil, nil
 	}
 	clear(w.blocks[:cap(w.blocks)])
 	return nil
@@ -113,7 +117,10 @@ func (i *Ingester) damaged(c *openChunk, row []block, err error) error {
 		return err
 	}
 	for _, b := range row {
-		_, rerr := i.blocks.Read(b.ref, nil)
+		data, rerr := i.blocks.Read(b.ref, nil)
+		if rerr == nil {
+			_, rerr = b.content(nil, data)
+		}
 		if rerr == nil {
 			_, rerr = i.blocks.Symbols(b.ref)
 		}
@@ -154,13 +161,13 @@ func (i *Ingester) rows(bls []block) [][]block {
 		for r < n && b.mint < ends[r] {
 			r++
 		}
-		if r == maxSide || b.codec != i.codec {
+		if r == maxSide {
 			return nil
 		}
 		n = max(n, r+1)
 		ends[r] = b.maxt
 		of = append(of, int8(r))
-		total += b.ref.Len()
+		total += b.weight()
 	}
 	if n < 2 || total < n*i.targetSize/2 || i.areSmall(bls) {
 		return nil
@@ -178,9 +185,9 @@ func (i *Ingester) parts(bls []block) [][]block {
 	var out [][]block
 	from, size := 0, 0
 	for k, b := range bls {
-		if size += b.ref.Len(); k > from && size > i.targetSize*5/4 {
+		if size += b.weight(); k > from && size > i.targetSize*5/4 {
 			out = append(out, bls[from:k])
-			from, size = k, b.ref.Len()
+			from, size = k, b.weight()
 		}
 	}
 	return append(out, bls[from:])
@@ -195,29 +202,30 @@ func (i *Ingester) areSmall(bls []block) bool {
 	return len(bls) > 1 && total/len(bls) < i.blockSize/8
 }
 
-// needsMerge reports whether blocks, sorted by their first time, overlap, were
-// compressed differently (the setting was changed), or are mostly too small.
+// needsMerge reports whether blocks, sorted by their first time, overlap, or are
+// mostly too small.
 func (i *Ingester) needsMerge(bls []block) bool {
 	for k, b := range bls {
-		if b.codec != i.codec || k > 0 && b.mint < bls[k-1].maxt {
+		if k > 0 && b.mint < bls[k-1].maxt {
 			return true
 		}
 	}
 	return i.areSmall(bls)
 }
 
-// copyBlocks makes w.blocks what is in bls.
+// copyBlocks makes w.blocks what is in bls. Blocks that are compressed otherwise
+// (by a replica that is not the first, or before the setting was changed) are
+// compressed anew, one after the other.
 func (i *Ingester) copyBlocks(w *flushWork, c *openChunk, bls []block) error {
 	w.blocks, w.data = w.blocks[:0], w.data[:0]
 	total := 0
 	for _, b := range bls {
-		total += b.ref.Len()
+		total += b.weight()
 	}
 	w.data = slices.Grow(w.data, total)
 	for _, b := range bls {
 		from := len(w.data)
-		var err error
-		if w.data, err = i.blocks.Read(b.ref, w.data); err != nil {
+		if err := i.readStored(w, &b); err != nil {
 			return i.damaged(c, bls, err)
 		}
 		w.blocks = append(w.blocks, chunk.Block{Entries: int(b.entries), MinT: b.mint, MaxT: b.maxt, Size: b.size, Data: w.data[from:len(w.data):len(w.data)]})
@@ -241,9 +249,9 @@ func (i *Ingester) mergeBlocks(w *flushWork, c *openChunk, bls []block) error {
 		if w.data, err = i.blocks.Read(b.ref, w.data[:0]); err != nil {
 			return i.damaged(c, bls, err)
 		}
-		content, err := b.codec.Decompress(make([]byte, 0, b.size+b.size/8+16*int(b.entries)), w.data, maxContent(&b))
+		content, err := b.content(make([]byte, 0, b.size+b.size/8+16*int(b.entries)), w.data)
 		if err != nil {
-			return err
+			return i.damaged(c, bls, err)
 		}
 		contents = append(contents, content)
 	}

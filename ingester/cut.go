@@ -30,9 +30,9 @@ func (i *Ingester) seal(ln *lane) {
 
 // estimate is the compressed size of c when its sealed heads are cut too.
 func (i *Ingester) estimate(c *openChunk) int {
-	n := c.compressed
+	n := c.stored()
 	if c.raw > 0 {
-		n += int(float64(c.rawSealed) * float64(c.compressed) / float64(c.raw))
+		n += int(float64(c.rawSealed) * float64(n) / float64(c.raw))
 	} else {
 		n += c.rawSealed / 8
 	}
@@ -90,8 +90,8 @@ func (i *Ingester) cutter() {
 
 // cutWork is the scratch memory of a cutter.
 type cutWork struct {
-	sorted, data []byte
-	used         map[uint32]struct{}
+	sorted, data, sample []byte
+	used                 map[uint32]struct{}
 }
 
 func (i *Ingester) cut(w *cutWork, h *head) {
@@ -101,20 +101,20 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 		w.sorted = chunk.SortContent(w.sorted[:0], content)
 		content = w.sorted
 	}
-	var err error
-	if w.data, err = i.codec.Compress(w.data[:0], content); err != nil {
+	c := h.chunk
+	codec, err := i.compress(w, c, content)
+	if err != nil {
 		// Compressing in memory fails for a bug only; the entries stay in the
 		// WAL and in the sealed head.
 		i.log.Error("compressing a block failed", "stream", h.stream.labels, "err", err)
 		return
 	}
-	c := h.chunk
 	h.stream.mu.Lock()
 	opened := c.opened // moves while the chunk is open
 	h.stream.mu.Unlock()
 	rec := blocks.Block{
 		Tenant: h.stream.tenant.id, Labels: h.stream.labels, Stream: c.ref, Chunk: c.seq, Late: c.lane.late,
-		Codec: uint8(i.codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: opened,
+		Codec: uint8(codec), Entries: h.entries, MinT: h.mint, MaxT: h.maxt, Size: h.size, Opened: opened,
 		Symbols: i.usedSymbols(w, h, content), Cover: h.cover, Data: w.data,
 	}
 	if names := h.pushes.Set(); len(names) > 0 {
@@ -133,7 +133,7 @@ func (i *Ingester) cut(w *cutWork, h *head) {
 			return
 		}
 	}
-	bl := &block{ref: rec.Ref, codec: i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt, symbols: len(rec.Symbols) > 0, started: h.started}
+	bl := &block{ref: rec.Ref, codec: codec, interim: codec != i.codec, entries: h.entries, size: h.size, mint: h.mint, maxt: h.maxt, symbols: len(rec.Symbols) > 0, started: h.started}
 	st := h.stream
 	st.mu.Lock()
 	h.block = bl

@@ -505,7 +505,7 @@ func (i *Ingester) letGo(c *openChunk, gone map[*block]bool) {
 // so it will be full, or old, when the first replica's is. Call with the stream's
 // mutex held.
 func (c *openChunk) recount(blocks []*block) {
-	c.raw, c.compressed, c.onDisk, c.rows = 0, 0, 0, nil
+	c.raw, c.compressed, c.interim, c.onDisk, c.rows = 0, 0, 0, 0, nil
 	c.mint, c.maxt = 0, 0
 	oldest := int64(0)
 	left := func(started, mint, maxt int64) {

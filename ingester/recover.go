@@ -115,7 +115,11 @@ func (r *recovery) blocks(found *blocks.Recovered) error {
 	chunks := map[chunkID]*openChunk{}
 	var order []*openChunk
 	for _, b := range found.Blocks {
-		bl := &block{ref: b.Ref, codec: chunk.Codec(b.Codec), entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT, symbols: b.HasSymbols, started: b.Opened}
+		codec := chunk.Codec(b.Codec)
+		bl := &block{
+			ref: b.Ref, codec: codec, interim: codec != i.codec, entries: b.Entries, size: b.Size, mint: b.MinT, maxt: b.MaxT,
+			symbols: b.HasSymbols, started: b.Opened,
+		}
 		if r.isStored(b, bl, found) {
 			i.blocks.Drop(b.Ref)
 			continue

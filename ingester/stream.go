@@ -98,6 +98,7 @@ type head struct {
 type block struct {
 	ref        blocks.Ref
 	codec      chunk.Codec
+	interim    bool // compressed otherwise than it is stored
 	entries    uint32
 	size       int
 	mint, maxt int64
@@ -122,7 +123,9 @@ type openChunk struct {
 	cutting    int     // sealed heads that are no blocks yet
 	rawSealed  int     // bytes in them
 	raw        int     // uncompressed bytes in blocks
-	compressed int     // bytes in blocks
+	compressed int     // bytes in blocks that are compressed as they are stored,
+	interim    int     // and in the others
+	shrink     float64 // bytes that one of the latter takes when it is stored, as a sample says; 0: there was none
 	mint, maxt int64
 	opened     int64 // wall time, ns
 	closed     bool
@@ -201,7 +204,11 @@ func (st *stream) empty() bool {
 func (c *openChunk) add(b *block) {
 	c.blocks = append(c.blocks, b)
 	c.raw += b.size
-	c.compressed += b.ref.Len()
+	if b.interim {
+		c.interim += b.ref.Len()
+	} else {
+		c.compressed += b.ref.Len()
+	}
 	c.onDisk += b.ref.Disk()
 	for k, end := range c.rows {
 		if b.mint >= end {

@@ -141,6 +141,12 @@ func (r Ref) Disk() int64 { return r.rec }
 // Checksum returns that of the compressed data.
 func (r Ref) Checksum() uint32 { return r.crc }
 
+// Damaged returns the error for a block whose data has the right checksum and does
+// not decompress.
+func (r Ref) Damaged(reason string) error {
+	return &CorruptionError{r.f.f.Name(), r.off, reason}
+}
+
 // Valid reports whether r is the address of a block.
 func (r Ref) Valid() bool { return r.f != nil }
 
@@ -156,7 +162,7 @@ type Block struct {
 	Stream         uint64 // the ingester's number of the stream
 	Chunk          uint64 // number of the chunk in the stream
 	Late           bool   // chunk of the late lane
-	Codec          uint8  // as in storage/chunk
+	Codec          uint8  // of Data, as in storage/chunk; blocks of a chunk may differ
 	Entries        uint32
 	MinT, MaxT     int64    // ns
 	Size           int      // uncompressed bytes as Loki counts them

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"slices"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/snappy"
 )
 
@@ -33,8 +34,15 @@ func maskedCRC(b []byte) uint32 {
 	return (c>>15 | c<<17) + 0xa282ead8
 }
 
-// appendSnappyFrame appends the stream for src; nothing for an empty src.
-func appendSnappyFrame(dst, src []byte) []byte {
+// FastSnappy appends src, compressed, to dst, as Snappy.Decompress reads it. It
+// takes about half the time of Snappy.Compress and a twentieth more space: for
+// what is not kept for long. The result depends on src alone.
+func FastSnappy(dst, src []byte) []byte { return appendSnappy(dst, src, s2.EncodeSnappy) }
+
+func appendSnappyFrame(dst, src []byte) []byte { return appendSnappy(dst, src, snappy.Encode) }
+
+// appendSnappy appends the stream for src; nothing for an empty src.
+func appendSnappy(dst, src []byte, encode func(dst, src []byte) []byte) []byte {
 	if len(src) == 0 {
 		return dst
 	}
@@ -45,7 +53,7 @@ func appendSnappyFrame(dst, src []byte) []byte {
 		crc := maskedCRC(part)
 		dst = slices.Grow(dst, 8+snappy.MaxEncodedLen(len(part)))
 		at := len(dst)
-		body := snappy.Encode(dst[at+8:cap(dst)], part)
+		body := encode(dst[at+8:cap(dst)], part)
 		kind, n := byte(snappyData), len(body)
 		if n >= len(part)-len(part)/8 {
 			// Less than 12.5 % saved is not worth decoding.
