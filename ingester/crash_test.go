@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/loki-go/loki-go/internal/vfs"
 	"github.com/loki-go/loki-go/proto/push"
@@ -49,6 +50,9 @@ func powerLoss(t *testing.T, seed uint64) {
 	h := newHarness()
 	h.cfg.ChunkBlockSize = 2048
 	h.cfg.HeadMemory = 1 << 20
+	if seed%3 == 0 { // blocks of two kinds
+		h.peers, h.cfg.OneCopyGrace = inTurns(), 10*time.Millisecond
+	}
 	mem := h.fs.(*vfs.Mem)
 	acked := map[string][]line{} // by stream
 	var ids []ackedPush

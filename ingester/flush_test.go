@@ -350,7 +350,7 @@ func TestRows(t *testing.T) {
 	f("small blocks", bl(full/10, append(slight, slight...)...))
 	other := bl(full, slight...)
 	other[3].codec = chunk.None
-	f("another codec", other)
+	f("another codec", other, 10, 10)
 	at := bl(full, slight...)
 	for k := range at {
 		at[k].mint, at[k].maxt = 5, 5
@@ -382,7 +382,14 @@ func interleave(conns, n int, step int64) []line {
 // Nothing is compressed twice, every object is in order for readers that do not
 // look for overlaps, and has the symbols that it needs.
 func TestOverlapIsStoredSideBySide(t *testing.T) {
+	for name, p := range map[string]Peers{"alone": nil, "second": ranked(second)} {
+		t.Run(name, func(t *testing.T) { storedSideBySide(t, p) })
+	}
+}
+
+func storedSideBySide(t *testing.T, p Peers) {
 	h := newHarness()
+	h.peers = p
 	h.cfg.ChunkBlockSize, h.cfg.ChunkTargetSize = 32<<10, 128<<10
 	i := h.open(t)
 	defer func() { shut(t, i, false) }()
@@ -442,7 +449,14 @@ func TestOverlapIsStoredSideBySide(t *testing.T) {
 // TestFlushesAreTheSameAgain stores chunks twice, the second time after a
 // restart with blocks found in another order: the objects have the same keys.
 func TestFlushesAreTheSameAgain(t *testing.T) {
+	for name, p := range map[string]Peers{"alone": nil, "second": ranked(second), "in turns": inTurns()} {
+		t.Run(name, func(t *testing.T) { sameAgain(t, p) })
+	}
+}
+
+func sameAgain(t *testing.T, p Peers) {
 	h := newHarness()
+	h.peers, h.cfg.OneCopyGrace = p, time.Millisecond
 	h.cfg.IndexInterval = time.Hour
 	i := h.open(t)
 	h.store.hook = func(step, _ string) error {

@@ -230,6 +230,7 @@ type harness struct {
 	cfg   Config
 	lim   Limits
 	log   *slog.Logger
+	peers Peers
 }
 
 func newHarness() *harness {
@@ -238,7 +239,7 @@ func newHarness() *harness {
 
 func (h *harness) open(t testing.TB) *Ingester {
 	t.Helper()
-	i, err := Open(h.fs, "/data", h.cfg, Deps{Store: h.store, Limits: func(string) Limits { return h.lim }, Log: h.log, Now: h.now})
+	i, err := Open(h.fs, "/data", h.cfg, Deps{Store: h.store, Limits: func(string) Limits { return h.lim }, Log: h.log, Now: h.now, Peers: h.peers})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -381,7 +381,14 @@ func closeAll(i *Ingester) {
 // TestDamagedBlock damages one block of a chunk on disk: the others are stored,
 // and what is lost is counted.
 func TestDamagedBlock(t *testing.T) {
+	for name, p := range map[string]Peers{"alone": nil, "second": ranked(second)} {
+		t.Run(name, func(t *testing.T) { damagedBlock(t, p) })
+	}
+}
+
+func damagedBlock(t *testing.T, p Peers) {
 	h := newHarness()
+	h.peers = p
 	h.cfg.ChunkTargetSize = 1 << 20
 	i := h.open(t)
 	defer func() { shut(t, i, false) }()

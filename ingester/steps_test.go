@@ -30,12 +30,14 @@ type moment struct {
 // object only, and every object in an index: nothing was stored under two keys.
 func TestCrashBetweenSteps(t *testing.T) {
 	for _, mode := range []vfs.CrashMode{vfs.DropUnsynced, vfs.KeepRandom} {
-		t.Run(fmt.Sprint(mode), func(t *testing.T) { crashBetweenSteps(t, mode) })
+		t.Run(fmt.Sprint(mode), func(t *testing.T) { crashBetweenSteps(t, mode, nil) })
+		t.Run(fmt.Sprint(mode, " with blocks of two kinds"), func(t *testing.T) { crashBetweenSteps(t, mode, inTurns()) })
 	}
 }
 
-func crashBetweenSteps(t *testing.T, mode vfs.CrashMode) {
+func crashBetweenSteps(t *testing.T, mode vfs.CrashMode, p Peers) {
 	h := newHarness()
+	h.peers = p
 	h.cfg.IndexInterval = time.Hour // the index is written when it is asked for
 	h.cfg.FlushConcurrency = 2
 	h.cfg.WAL.MaxSize = 4 << 20
@@ -114,7 +116,7 @@ func crashBetweenSteps(t *testing.T, mode vfs.CrashMode) {
 	t.Logf("%d moments: %v", len(moments), steps)
 	for k, m := range moments {
 		h := newHarness()
-		h.fs, h.store, h.cfg.IndexInterval = m.disk, m.store, time.Hour
+		h.fs, h.store, h.cfg.IndexInterval, h.peers = m.disk, m.store, time.Hour, p
 		i := h.open(t)
 		all := maps.Clone(want)
 		look := func(when string) {

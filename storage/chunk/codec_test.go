@@ -76,6 +76,28 @@ func TestCodecRoundTrip(t *testing.T) {
 	}
 }
 
+// TestFastSnappy reads what is compressed quickly as what Snappy compresses, with
+// the reader here and with another.
+func TestFastSnappy(t *testing.T) {
+	for name, src := range samples(t, 280<<10) {
+		z := FastSnappy([]byte("pre"), src)
+		if !bytes.HasPrefix(z, []byte("pre")) || !bytes.Equal(FastSnappy(nil, src), z[3:]) {
+			t.Fatalf("%s: compressing again gives other bytes", name)
+		}
+		z = z[3:]
+		got, err := Snappy.Decompress(nil, z, len(src))
+		if err != nil || !bytes.Equal(got, src) {
+			t.Fatalf("%s: decompress gave %d bytes, want %d: %v", name, len(got), len(src), err)
+		}
+		if got, err = io.ReadAll(snappy.NewReader(bytes.NewReader(z))); err != nil || !bytes.Equal(got, src) {
+			t.Fatalf("%s: another reader found %d bytes, want %d: %v", name, len(got), len(src), err)
+		}
+		if better, _ := Snappy.Compress(nil, src); len(z) > len(better)*5/4+64 {
+			t.Errorf("%s: %d bytes, Snappy makes %d", name, len(z), len(better))
+		}
+	}
+}
+
 // TestCodecOthers checks the frames written here with other readers, and
 // frames of other writers here.
 func TestCodecOthers(t *testing.T) {
@@ -331,6 +353,7 @@ func FuzzDecompress(f *testing.F) {
 		}
 		f.Add(uint8(c), z)
 	}
+	f.Add(uint8(Snappy), FastSnappy(nil, text))
 	f.Fuzz(func(t *testing.T, codec uint8, z []byte) {
 		const limit = 1 << 16
 		got, err := Codec(codec).Decompress([]byte("pre"), z, limit)
@@ -372,6 +395,18 @@ func BenchmarkCompress(b *testing.B) {
 			b.ReportMetric(float64(len(content))/float64(len(dst)), "ratio")
 		})
 	}
+}
+
+// BenchmarkFastSnappy is to be compared with what BenchmarkCompress says of snappy.
+func BenchmarkFastSnappy(b *testing.B) {
+	content := benchContent(b, 256<<10)
+	b.SetBytes(int64(len(content)))
+	b.ReportAllocs()
+	var dst []byte
+	for b.Loop() {
+		dst = FastSnappy(dst[:0], content)
+	}
+	b.ReportMetric(float64(len(content))/float64(len(dst)), "ratio")
 }
 
 func BenchmarkDecompress(b *testing.B) {
