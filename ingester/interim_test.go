@@ -239,7 +239,7 @@ func TestAnotherEncoding(t *testing.T) {
 // first does or a little later, whatever the lines are like, and stores them: they
 // are of about the size that is wanted.
 func TestSizesOfInterimChunks(t *testing.T) {
-	const target = 128 << 10
+	const target = 64 << 10
 	logs := loglines.New(5)
 	rng := rand.New(rand.NewPCG(1, 1))
 	kinds := map[string]func(n int) string{
