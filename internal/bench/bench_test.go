@@ -171,13 +171,16 @@ func TestCounter(t *testing.T) {
 }
 
 func TestClusterResult(t *testing.T) {
-	r := ClusterResult{Single: Cost{1, 2, 0}, Gateway: Cost{0.5, 0.5, 0}, Ingesters: []Cost{{1, 1, 0}, {1, 2, 0}, {1, 3, 7}}, Crowd: Cost{1, 3.25, 0}, Load: LoadResult{Bytes: 2e9}}
+	r := ClusterResult{
+		Single: Cost{Ingest: 1, Stored: 2}, Gateway: Cost{Ingest: 0.5, Stored: 0.5}, Crowd: Cost{Ingest: 1, Stored: 3.25}, Load: LoadResult{Bytes: 2e9},
+		Ingesters: []Cost{{Ingest: 1, Stored: 1}, {Ingest: 1, Stored: 2}, {Ingest: 1, Stored: 3, Merged: 7, Anew: 5, WAL: 6e8, Blocks: 4e8, RSS: 2e8}},
+	}
 	if r.Total() != 6.5 || r.Factor() != 3.25 || r.GatewayPart() != 0.25 {
 		t.Errorf("total %v, factor %v, gateway %v", r.Total(), r.Factor(), r.GatewayPart())
 	}
 	var out bytes.Buffer
 	r.print(&Run{Out: &out})
-	for _, want := range []string{"ingester 2            0.50    1.50       7\n", "3 of these at once", "gateway: 0.25 of an ingester", "cluster: 3.25 x the single process, 2.00 x one of 3"} {
+	for _, want := range []string{"ingester 2            0.50    1.50       7       5   0.300   0.200     200\n", "3 of these at once", "gateway: 0.25 of an ingester", "cluster: 3.25 x the single process, 2.00 x one of 3"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, out.String())
 		}

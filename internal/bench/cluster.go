@@ -28,7 +28,7 @@ const (
 type ClusterResult struct {
 	Single, Gateway Cost
 	Ingesters       []Cost
-	// Crowd is the mean (of Merged: the sum) of as many single processes at once as
+	// Crowd is the mean (of Merged and Anew: the sum) of as many single processes at once as
 	// there are ingesters. Where cores are few, it shows by how much processes that
 	// share them make each other slower: a cluster's have a machine each.
 	Crowd  Cost
@@ -36,7 +36,7 @@ type ClusterResult struct {
 	Singly LoadResult // of the single process
 }
 
-// Cost is the CPU of a process, in seconds, until the last acknowledgement and
+// Cost is what a process took: CPU, in seconds, until the last acknowledgement and
 // until all is stored.
 type Cost struct {
 	Ingest, Stored float64
@@ -44,6 +44,12 @@ type Cost struct {
 	// stored, because their blocks overlap. Connections of which some get ahead of
 	// others cause it: a load has hours of log in a minute.
 	Merged int64
+	// Anew is how many blocks were compressed a second time: a replica that was not
+	// the first had put off the work, and stored them all the same.
+	Anew int64
+	// WAL and Blocks are bytes of the process's local files, RSS the most memory, in
+	// bytes.
+	WAL, Blocks, RSS int64
 }
 
 // Total returns the CPU of the cluster until all is stored.
@@ -70,9 +76,12 @@ func (r ClusterResult) CrowdFactor() float64 { return r.Total() / r.Crowd.Stored
 func (r ClusterResult) print(run *Run) {
 	gb := float64(r.Load.Bytes) / 1e9
 	row := func(name string, c Cost) {
-		fmt.Fprintf(run.Out, "%-18s %7.2f %7.2f %7d\n", name, c.Ingest/gb, c.Stored/gb, c.Merged)
+		raw := float64(r.Load.Bytes)
+		fmt.Fprintf(run.Out, "%-18s %7.2f %7.2f %7d %7d %7.3f %7.3f %7.0f\n", name, c.Ingest/gb, c.Stored/gb, c.Merged, c.Anew,
+			float64(c.WAL)/raw, float64(c.Blocks)/raw, float64(c.RSS)/1e6)
 	}
-	fmt.Fprintf(run.Out, "CPU s per GB of lines, Loki push, S3. ingest, +flush: until the last ack, and until all is stored.\nmerged: chunks that had to be made anew, as their blocks overlap.\n\n%-18s %7s %7s %7s\n", "", "ingest", "+flush", "merged")
+	fmt.Fprintf(run.Out, "CPU s per GB of lines, Loki push, S3. ingest, +flush: until the last ack, and until all is stored.\nmerged: chunks that had to be made anew, as their blocks overlap.\nanew: blocks that a replica stored in place of the first, compressed a second time. WAL, blocks: local files, bytes per byte of\nlines. RSS: peak, MB.\n\n%-18s %7s %7s %7s %7s %7s %7s %7s\n",
+		"", "ingest", "+flush", "merged", "anew", "WAL", "blocks", "RSS")
 	row("single process", r.Single)
 	row(fmt.Sprintf("%d of these at once", len(r.Ingesters)), r.Crowd)
 	row("gateway", r.Gateway)
@@ -160,6 +169,10 @@ func (r *Run) crowd(ctx context.Context, spec Spec, tools string, n int) (mean C
 		mean.Ingest += c.Ingest / float64(n)
 		mean.Stored += c.Stored / float64(n)
 		mean.Merged += c.Merged
+		mean.Anew += c.Anew
+		mean.WAL += c.WAL / int64(n)
+		mean.Blocks += c.Blocks / int64(n)
+		mean.RSS += c.RSS / int64(n)
 	}
 	return mean, errors.Join(errs...)
 }
@@ -253,7 +266,15 @@ func (r *Run) costs(ctx context.Context, spec Spec, target string, all, flush []
 		if err != nil {
 			return nil, load, err
 		}
-		costs[i] = Cost{ingested[i] - before[i], stored[i] - before[i], counter(text, "loki_go_ingester_merged_chunks_total")}
+		u, err := ReadUsage(all[i].cmd.Process.Pid)
+		if err != nil {
+			return nil, load, err
+		}
+		costs[i] = Cost{
+			Ingest: ingested[i] - before[i], Stored: stored[i] - before[i], RSS: u.PeakRSS,
+			Merged: counter(text, "loki_go_ingester_merged_chunks_total"), Anew: counter(text, "loki_go_ingester_recompressed_blocks_total"),
+			WAL: counter(text, "loki_go_wal_appended_bytes_total"), Blocks: counter(text, "loki_go_ingester_block_bytes_sum"),
+		}
 	}
 	return costs, load, nil
 }
