@@ -8,7 +8,8 @@
 // is the content of a block in order of arrival, outside the Go heap. When it
 // is full, or when memory runs short, it is sealed, sorted if it has to be,
 // compressed by a cutter and written to a block file (package blocks): once,
-// and never rewritten by checkpoints. Blocks make a chunk; a chunk that is full,
+// and never rewritten by checkpoints. A replica that is not the first to store the
+// stream compresses for the time being (see interim). Blocks make a chunk; a chunk that is full,
 // old or idle is closed, durably, and flushed: its objects first, then, with
 // others, the index that lists them, then a local record, durably, too, and only
 // then are its blocks let go. After a crash between any two of these steps the
