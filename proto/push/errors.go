@@ -191,23 +191,25 @@ func (r *Rejected) Retryable() bool {
 	return false
 }
 
-// Status returns the HTTP status of the worst reason: a permanent refusal
-// (the highest code of several, as 260 passes for success) before one that a
-// retry might cure.
+// Status returns the HTTP status of the refusals: one that lets clients try
+// again if any of them may pass, for a client that is told of the others alone
+// drops what would have been taken. When it comes again, and what is refused for
+// good is all that is left, it is told that. Of several permanent ones it is the
+// highest code, as 260 passes for success.
 func (r *Rejected) Status() int {
-	code, permanent := 0, false
+	again, permanent := 0, 0
 	for _, g := range r.Groups {
 		switch s := g.Reason.Status(); {
 		case !g.Reason.Retryable():
-			if !permanent {
-				code, permanent = 0, true
-			}
-			code = max(code, s)
-		case !permanent && code == 0:
-			code = s
+			permanent = max(permanent, s)
+		case again == 0:
+			again = s
 		}
 	}
-	return code
+	if again != 0 {
+		return again
+	}
+	return permanent
 }
 
 // Error names every reason with its count and the first case, on one line.

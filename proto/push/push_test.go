@@ -704,8 +704,9 @@ func TestRejected(t *testing.T) {
 	}
 	f(400, TooOld)
 	f(429, StreamRateLimit)
-	f(400, StreamRateLimit, TooOld)
-	f(400, TooOld, StreamRateLimit)
+	f(429, StreamRateLimit, TooOld)
+	f(429, TooOld, StreamRateLimit)
+	f(503, BlockedIngestion, TooOld, DiskLow)
 	f(400, BlockedIngestion, TooOld)
 	f(400, TooOld, BlockedIngestion)
 	f(260, BlockedIngestion)
