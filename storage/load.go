@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -204,10 +203,7 @@ func (s *Store) getChunk(ctx context.Context, key chunk.Key) (*chunk.Chunk, erro
 
 // openChunk decodes an object, which the chunk refers to, if it is key's.
 func openChunk(key chunk.Key, object []byte) (*chunk.Chunk, error) {
-	if chunk.Checksum(object) != key.Checksum {
-		return nil, errors.New("the object's checksum is not that of its key")
-	}
-	c, err := chunk.Decode(object)
+	c, err := chunk.Open(object, key.Checksum)
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,10 @@
 //
 // Writers collect records with AppendEntry, compress them with Codec.Compress,
 // and assemble the object with Encode, which decides every byte from its
-// arguments. Readers Decode an object, which checks all but the blocks, and
-// ask for the Content of a block, which is checked then. Merge puts blocks that
-// overlap, or that are too small, in order.
+// arguments. Readers Open an object whose checksum they know, which checks all
+// but the content of blocks, or Decode it, which leaves their checksums, too.
+// They ask for the Content of a block, which is checked then. Merge puts blocks
+// that overlap, or that are too small, in order.
 //
 // Functions may be called from many goroutines; a Chunk is read-only. A Chunk
 // refers to the object that it was decoded from.

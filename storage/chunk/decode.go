@@ -17,6 +17,9 @@ type Chunk struct {
 	Symbols []string
 	Blocks  []Block
 	crcs    []uint32
+
+	tail     int  // bytes behind the blocks
+	compared bool // the checksums of the blocks have been
 }
 
 // CorruptionError says where an object does not check out: Part is metadata,
@@ -117,6 +120,7 @@ func (c *Chunk) decodeInner(b []byte, at int) error {
 	if err := c.decodeSymbols(symbols); err != nil {
 		return fail("symbols", headSize, err)
 	}
+	c.tail = len(b) - int(tabOff)
 	if err := c.decodeTable(b, table, headSize+int(symLen)+crcSize, int(tabOff)); err != nil {
 		return fail("table", int(tabOff), err)
 	}
@@ -230,10 +234,8 @@ func (c *Chunk) Content(i int, dst []byte) ([]byte, error) {
 // the text.
 func (c *Chunk) Find(i int, dst []byte, text *find.Finder) (content []byte, at int, err error) {
 	b := &c.Blocks[i]
-	fail := func(err error) ([]byte, int, error) {
-		return dst, -1, fmt.Errorf("chunk: block %d of %d: %w", i, len(c.Blocks), err)
-	}
-	if crc32.Checksum(b.Data, castagnoli) != c.crcs[i] {
+	fail := func(err error) ([]byte, int, error) { return dst, -1, c.blockError(i, err) }
+	if !c.compared && crc32.Checksum(b.Data, castagnoli) != c.crcs[i] {
 		return fail(errCRC)
 	}
 	start := len(dst)
@@ -252,6 +254,10 @@ func (c *Chunk) Find(i int, dst []byte, text *find.Finder) (content []byte, at i
 		return fail(errors.New("entries are not what the table says"))
 	}
 	return out, at, nil
+}
+
+func (c *Chunk) blockError(i int, err error) error {
+	return fmt.Errorf("chunk: block %d of %d: %w", i, len(c.Blocks), err)
 }
 
 // NumEntries returns the number of entries in all blocks.
