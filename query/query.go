@@ -304,23 +304,21 @@ func (r *Result) finish(pipe *pipeline.Pipeline) {
 	bySource := map[string]int{} // stream, metadata and level; of simple pipelines
 	byText := map[string]int{}
 	last := -1
-	var id []byte
-	for i := range r.Entries {
-		e := &r.Entries[i]
-		begun := false
-		begin := func() {
-			if e.Stream != last {
-				pipe.For(r.Streams[e.Stream])
-				last = e.Stream
-			}
-			pipe.Begin()
-			e.addMeta(pipe)
-			begun = true
+	begin := func(e *Entry) {
+		if e.Stream != last {
+			pipe.For(r.Streams[e.Stream])
+			last = e.Stream
 		}
+		pipe.Begin()
+		e.addMeta(pipe)
+	}
+	var id []byte
+	for _, i := range r.byStream() {
+		e := &r.Entries[i]
 		if pipe.Simple() {
 			id = binary.LittleEndian.AppendUint32(id[:0], uint32(e.Stream))
 			if pipe.Detects() {
-				begin()
+				begin(e)
 				id = appendText(id, pipe.Level(e.Line))
 			}
 			id = append(id, e.Meta...)
@@ -329,8 +327,8 @@ func (r *Result) finish(pipe *pipeline.Pipeline) {
 				continue
 			}
 		}
-		if !begun {
-			begin()
+		if !pipe.Simple() || !pipe.Detects() {
+			begin(e)
 		}
 		if pipe.Match(e.TS, e.Line) && !pipe.Simple() {
 			e.Line = bytes.Clone(pipe.Line())
@@ -352,6 +350,17 @@ func (r *Result) finish(pipe *pipeline.Pipeline) {
 		}
 		e.Labels = n
 	}
+}
+
+// byStream returns the indices of the entries, those of a stream together: to take
+// a pipeline to a stream costs more than an entry does.
+func (r *Result) byStream() []int {
+	out := make([]int, len(r.Entries))
+	for i := range out {
+		out[i] = i
+	}
+	slices.SortStableFunc(out, func(a, b int) int { return cmp.Compare(r.Entries[a].Stream, r.Entries[b].Stream) })
+	return out
 }
 
 // addMeta hands a pipeline the metadata of an entry.

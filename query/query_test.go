@@ -648,14 +648,14 @@ func BenchmarkScan(b *testing.B) {
 	}
 }
 
-// BenchmarkMerge returns lines of 100 streams that overlap.
-// BenchmarkMetric counts all lines of the blocks, and those of a level.
+// BenchmarkMetric counts all lines of the blocks, those of a level, and by level.
 func BenchmarkMetric(b *testing.B) {
 	src, size := benchBlocks(100, 0)
 	e := newEngine(b, src, nil)
 	for _, q := range []string{
 		`sum(count_over_time({a="b"}[1m]))`, `count_over_time({a="b"} |= "needle" [1m])`, `sum(count_over_time({a="b"} | logfmt | level="info" [1m]))`,
-		`sum(sum_over_time({a="b"} | logfmt | unwrap duration(took) [1m]))`,
+		`sum(sum_over_time({a="b"} | logfmt | unwrap duration(took) [1m]))`, `sum(count_over_time({a="b"} | detected_level="info" [1m]))`,
+		`sum by (detected_level) (count_over_time({a="b"}[1m]))`, `sum by (detected_level) (count_over_time({a="b"} |= "needle" [1m]))`,
 	} {
 		expr, err := logql.Parse(q)
 		if err != nil {
@@ -673,6 +673,7 @@ func BenchmarkMetric(b *testing.B) {
 	}
 }
 
+// BenchmarkMerge returns lines of 100 streams that overlap.
 func BenchmarkMerge(b *testing.B) {
 	for _, limit := range []int{100, 5000} {
 		b.Run(fmt.Sprintf("limit=%d", limit), func(b *testing.B) {
@@ -684,22 +685,27 @@ func BenchmarkMerge(b *testing.B) {
 
 // TestNoAllocationPerLine holds the claim of the package comment.
 func TestNoAllocationPerLine(t *testing.T) {
-	lines := func(n int) float64 {
+	lines := func(query string, n int) float64 {
 		var es []entry
 		for i := range n {
 			es = append(es, entry{int64(i), "a line without it", "k=v"})
 		}
 		e := newEngine(t, new(fake).add(`{a="b"}`, newBlock(es...)), nil)
-		// Not one that needs the regexp engine, whose pools the race detector empties.
-		q := logQuery(t, `{a="b"} |= "line" |~ "(?i)without" |~ "^a" !~ "pin|needle" != "it"`)
+		q := logQuery(t, query)
 		return testing.AllocsPerRun(20, func() {
 			if _, err := e.Run(context.Background(), Request{Tenant: "t", Query: q, Through: 1e9, Limit: 10}); err != nil {
 				t.Fatal(err)
 			}
 		})
 	}
-	if few, many := lines(10), lines(10_000); many > few+5 {
-		t.Fatalf("10 lines take %v allocations, 10,000 take %v", few, many)
+	for _, query := range []string{
+		// Not one that needs the regexp engine, whose pools the race detector empties.
+		`{a="b"} |= "line" |~ "(?i)without" |~ "^a" !~ "pin|needle" != "it"`,
+		`{a="b"} | detected_level="error"`,
+	} {
+		if few, many := lines(query, 10), lines(query, 10_000); many > few+5 {
+			t.Errorf("%s: 10 lines take %v allocations, 10,000 take %v", query, few, many)
+		}
 	}
 }
 
