@@ -21,6 +21,7 @@ import (
 
 	"github.com/loki-go/loki-go/ingester/coverage"
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/proto/push"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/storage/chunk"
@@ -640,7 +641,7 @@ func TestMembers(t *testing.T) {
 		sources[id] = &fake{series: seriesOf(i + 1)}
 	}
 	m := &Members{
-		Ring: fixed{ring.New(list)}, ReplicationFactor: 3, Log: slog.New(slog.DiscardHandler),
+		Ring: fixed{ring.New(list)}, ReplicationFactor: 3, Log: warn.New(slog.New(slog.DiscardHandler)),
 		Source: func(in ring.Instance) (Source, error) { return sources[in.ID], nil },
 	}
 	count := func() (int, error) {

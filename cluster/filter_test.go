@@ -21,6 +21,7 @@ import (
 
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/internal/testkit"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/ring"
@@ -141,7 +142,7 @@ func newGroup(t testing.TB, cfg Config, filter bool, fakes ...*fake) *group {
 // members reads from the group.
 func (g *group) members(remote bool) *Members {
 	return &Members{
-		Ring: fixed{g.ring}, ReplicationFactor: 2, Log: slog.New(slog.DiscardHandler),
+		Ring: fixed{g.ring}, ReplicationFactor: 2, Log: warn.New(slog.New(slog.DiscardHandler)),
 		Source: func(in ring.Instance) (Source, error) {
 			if remote {
 				return g.pool.Source(in)

@@ -3,10 +3,10 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"github.com/loki-go/loki-go/internal/labels"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/storage/chunk"
 )
@@ -20,7 +20,7 @@ type Members struct {
 	// ReplicationFactor is that of the writes. Too many instances that do not
 	// answer, see ring.Readers, make a read fail.
 	ReplicationFactor int
-	Log               *slog.Logger
+	Log               *warn.Logger
 }
 
 // Select implements Source.

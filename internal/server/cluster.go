@@ -10,6 +10,7 @@ import (
 
 	"github.com/loki-go/loki-go/cluster"
 	"github.com/loki-go/loki-go/gateway"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/ring"
 	"github.com/loki-go/loki-go/ring/consul"
@@ -113,7 +114,7 @@ func (s *Server) memory() query.Source {
 		return s.ingester
 	}
 	return &cluster.Members{
-		Ring: s.members, ReplicationFactor: s.cfg.Ring.ReplicationFactor, Log: s.log,
+		Ring: s.members, ReplicationFactor: s.cfg.Ring.ReplicationFactor, Log: warn.New(s.log),
 		Source: func(in ring.Instance) (cluster.Source, error) {
 			if s.own(in) {
 				return s.ingester, nil

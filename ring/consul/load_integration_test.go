@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -62,10 +64,18 @@ func TestConsulAtRest(t *testing.T) {
 }
 
 // TestConsul500 has 500 instances in one Consul, each with a session, a key and
-// a service of its own, and 50 readers that follow all of them. It prints what
-// that costs and how soon readers see a change.
+// a service of its own, and 50 readers that follow all of them, or as many as
+// LOKI_GO_READERS says: all of them are in this process, and share its machine
+// with Consul. It prints what that costs and how soon readers see a change.
 func TestConsul500(t *testing.T) {
-	const n, watchers = 500, 50
+	const n = 500
+	watchers := 50
+	if text := os.Getenv("LOKI_GO_READERS"); text != "" {
+		var err error
+		if watchers, err = strconv.Atoi(text); err != nil || watchers < 1 || watchers > n {
+			t.Fatalf("LOKI_GO_READERS: %q", text)
+		}
+	}
 	s := consulserver.New(t)
 	cfg := DefaultConfig()
 	cfg.Address, cfg.Timeout = s.Addr, 30*time.Second
