@@ -2,7 +2,6 @@ package metric
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/loki-go/loki-go/query/logql"
@@ -73,7 +72,7 @@ func variance(s []Sample) float64 {
 	return squares / float64(len(s))
 }
 
-// quantile sorts vs. Between two values it is their weighted mean.
+// quantile reorders vs. Between two values it is their weighted mean.
 func quantile(q float64, vs []float64) float64 {
 	switch {
 	case q < 0:
@@ -81,13 +80,11 @@ func quantile(q float64, vs []float64) float64 {
 	case q > 1:
 		return math.Inf(1)
 	}
-	slices.Sort(vs) // what is not a number comes first
-	last := float64(len(vs) - 1)
-	rank := q * last
-	low := math.Max(0, math.Floor(rank))
-	high := math.Min(last, low+1)
-	weight := rank - math.Floor(rank)
-	return vs[int(low)]*(1-weight) + vs[int(high)]*weight
+	rank := q * float64(len(vs)-1)
+	low := math.Floor(rank)
+	weight := rank - low
+	a, b := ranked(vs, int(low))
+	return a*(1-weight) + b*weight
 }
 
 // counterRate is the increase per second of a counter that may begin anew. It
