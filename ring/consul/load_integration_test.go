@@ -5,11 +5,14 @@ package consul
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -64,9 +67,10 @@ func TestConsulAtRest(t *testing.T) {
 }
 
 // TestConsul500 has 500 instances in one Consul, each with a session, a key and
-// a service of its own, and 50 readers that follow all of them, or as many as
-// LOKI_GO_READERS says: all of them are in this process, and share its machine
-// with Consul. It prints what that costs and how soon readers see a change.
+// a service of its own, and 500 readers that follow all of them. It prints what
+// that costs and how soon readers see a change. All of them share a machine with
+// Consul, so most of them take what Consul sends without looking at it, as if
+// they did that elsewhere: LOKI_GO_READERS says how many do look.
 func TestConsul500(t *testing.T) {
 	const n = 500
 	watchers := 50
@@ -106,6 +110,8 @@ func TestConsul500(t *testing.T) {
 	t.Logf("%d instances registered and seen by %d readers after %s; CPU: Consul %s, this process %s",
 		n, watchers, time.Since(begin).Round(time.Millisecond), s.CPU()-cpu, selfCPU(t)-own)
 
+	blind := newBlindReaders(t, s, cfg.Prefix, n-watchers)
+
 	// One instance after another changes; every reader says when it saw it.
 	var took []time.Duration
 	cpu, own = s.CPU(), selfCPU(t)
@@ -136,8 +142,11 @@ func TestConsul500(t *testing.T) {
 		took = append(took, seen...)
 		time.Sleep(300 * time.Millisecond)
 	}
+	if got, want := blind.answers.Load(), int64((n-watchers)*changes/2); got < want {
+		t.Errorf("readers elsewhere had %d answers, of at least %d", got, want)
+	}
 	slices.Sort(took)
-	t.Logf("%d changes seen by %d readers: median %s, p99 %s, longest %s; CPU for a change: Consul %s, this process %s", changes, watchers,
+	t.Logf("%d changes sent to %d readers, seen by %d: median %s, p99 %s, longest %s; CPU for a change: Consul %s, this process %s", changes, n, watchers,
 		took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond),
 		((s.CPU() - cpu) / changes).Round(time.Millisecond), ((selfCPU(t) - own) / changes).Round(time.Millisecond))
 
@@ -163,6 +172,53 @@ func TestConsul500(t *testing.T) {
 		size += len(k.Value)
 	}
 	t.Logf("at rest for %s: %d writes of keys, %d entries in Consul's log; CPU: Consul %s, this process %s; a value has %d bytes", rest, writes, raft, cpu, own, size/n)
+}
+
+// blindReaders follow the ring without looking at it.
+type blindReaders struct{ answers atomic.Int64 }
+
+// newBlindReaders starts n of them; they end with the test.
+func newBlindReaders(t *testing.T, s *consulserver.Server, prefix string, n int) *blindReaders {
+	t.Helper()
+	b := &blindReaders{}
+	tr := &http.Transport{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running, first sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		tr.CloseIdleConnections()
+	})
+	first.Add(n)
+	for range n {
+		running.Go(func() {
+			started := sync.OnceFunc(first.Done)
+			defer started()
+			for index := "0"; ctx.Err() == nil; {
+				r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Addr+"/v1/kv/"+prefix+"/?recurse=&stale=&wait=30s&index="+index, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resp, err := tr.RoundTrip(r)
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Error(err)
+					}
+					return
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if err == nil && index != "0" {
+					b.answers.Add(1)
+				}
+				index = resp.Header.Get("X-Consul-Index")
+				started()
+			}
+		})
+	}
+	first.Wait()
+	return b
 }
 
 // selfCPU returns the time that this process has spent on all cores.
