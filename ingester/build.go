@@ -223,19 +223,27 @@ func (i *Ingester) copyBlocks(w *flushWork, c *openChunk, bls []block) error {
 		total += b.weight()
 	}
 	w.data = slices.Grow(w.data, total)
-	for _, b := range bls {
-		from := len(w.data)
-		if err := i.readStored(w, &b); err != nil {
+	for k := range bls {
+		if err := i.copyBlock(w, &bls[k]); err != nil {
 			return i.damaged(c, bls, err)
 		}
-		w.blocks = append(w.blocks, chunk.Block{Entries: int(b.entries), MinT: b.mint, MaxT: b.maxt, Size: b.size, Data: w.data[from:len(w.data):len(w.data)]})
 	}
 	return nil
 }
 
-// mergeBlocks makes w.blocks new blocks of full size, in order of time, of what
-// is in bls. It takes the memory of all of them decompressed, so only a few
-// flushers do it at a time.
+// copyBlock appends b to w.blocks.
+func (i *Ingester) copyBlock(w *flushWork, b *block) error {
+	from := len(w.data)
+	if err := i.readStored(w, b); err != nil {
+		return err
+	}
+	w.blocks = append(w.blocks, chunk.Block{Entries: int(b.entries), MinT: b.mint, MaxT: b.maxt, Size: b.size, Data: w.data[from:len(w.data):len(w.data)]})
+	return nil
+}
+
+// mergeBlocks makes w.blocks, in order of time, of what is in bls: blocks that
+// overlap become new ones of full size, the others are copied. It takes the memory
+// of all that overlap decompressed, so only a few flushers do it at a time.
 func (i *Ingester) mergeBlocks(w *flushWork, c *openChunk, bls []block) error {
 	select {
 	case i.merges <- struct{}{}:
@@ -243,20 +251,56 @@ func (i *Ingester) mergeBlocks(w *flushWork, c *openChunk, bls []block) error {
 	case <-i.ctx.Done():
 		return i.ctx.Err()
 	}
-	contents := make([][]byte, 0, len(bls))
-	for _, b := range bls {
+	w.blocks, w.data = w.blocks[:0], w.data[:0]
+	for _, run := range i.runs(bls) {
 		var err error
-		if w.data, err = i.blocks.Read(b.ref, w.data[:0]); err != nil {
-			return i.damaged(c, bls, err)
+		if len(run) == 1 {
+			err = i.copyBlock(w, &run[0])
+		} else {
+			err = i.mergeRun(w, run)
 		}
-		content, err := b.content(make([]byte, 0, b.size+b.size/8+16*int(b.entries)), w.data)
 		if err != nil {
 			return i.damaged(c, bls, err)
 		}
+	}
+	return nil
+}
+
+// runs divides blocks, sorted by their first time, where none of those in front
+// ends behind the beginning of the next. Blocks that are mostly small stay
+// together: they are to become fewer.
+func (i *Ingester) runs(bls []block) [][]block {
+	if i.areSmall(bls) {
+		return [][]block{bls}
+	}
+	var out [][]block
+	from, end := 0, bls[0].maxt
+	for k, b := range bls {
+		if k > from && b.mint >= end {
+			out = append(out, bls[from:k])
+			from = k
+		}
+		end = max(end, b.maxt)
+	}
+	return append(out, bls[from:])
+}
+
+// mergeRun appends blocks of full size to w.blocks that have what is in run.
+func (i *Ingester) mergeRun(w *flushWork, run []block) error {
+	contents := make([][]byte, 0, len(run))
+	for _, b := range run {
+		var err error
+		if w.raw, err = i.blocks.Read(b.ref, w.raw[:0]); err != nil {
+			return err
+		}
+		content, err := b.content(make([]byte, 0, b.size+b.size/8+16*int(b.entries)), w.raw)
+		if err != nil {
+			return err
+		}
 		contents = append(contents, content)
 	}
-	var err error
-	w.blocks, err = chunk.Merge(i.codec, contents, i.blockSize)
+	made, err := chunk.Merge(i.codec, contents, i.blockSize)
+	w.blocks = append(w.blocks, made...)
 	return err
 }
 

@@ -519,3 +519,80 @@ func TestParts(t *testing.T) {
 		t.Errorf("one block makes %d parts", len(p))
 	}
 }
+
+// TestOnlyOverlapIsMadeAnew stores a chunk in which two of many blocks overlap:
+// the others are stored as they are on local disk.
+func TestOnlyOverlapIsMadeAnew(t *testing.T) {
+	h := newHarness()
+	h.cfg.ChunkTargetSize = 1 << 20
+	i := h.open(t)
+	defer func() { shut(t, i, false) }()
+	lines := seq(0, 800)
+	lines[400].ts, lines[401].ts = lines[401].ts+300*sec, lines[400].ts // an early one, which ends a block late
+	for k := range lines {
+		lines[k].text += noise(rand.New(rand.NewPCG(1, uint64(k))), 50)
+	}
+	if err := pushLines(t, i, "t", map[string][]line{app1: lines[:402]}); err != nil {
+		t.Fatal(err)
+	}
+	cutAll(t, i)
+	if err := pushLines(t, i, "t", map[string][]line{app1: lines[402:]}); err != nil {
+		t.Fatal(err)
+	}
+	cutAll(t, i)
+	var local []block
+	i.eachStream(func(st *stream) {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		local = values(st.main.chunk.blocks)
+	})
+	overlap := 0
+	had := map[string]bool{}
+	for k, b := range local {
+		for n, o := range local {
+			if k != n && b.mint < o.maxt && o.mint < b.maxt {
+				overlap++
+				break
+			}
+		}
+		data, err := i.blocks.Read(b.ref, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had[string(data)] = true
+	}
+	if overlap < 2 || overlap > len(local)*3/4 {
+		t.Fatalf("%d of %d blocks overlap", overlap, len(local))
+	}
+	if err := i.Flush(context.Background(), true); err != nil {
+		t.Fatal(err)
+	}
+	if n := testutil.ToFloat64(i.m.merged); n != 1 || len(h.store.objects) != 1 {
+		t.Fatalf("%v chunks merged, %d objects", n, len(h.store.objects))
+	}
+	copied := 0
+	last := int64(never)
+	for _, object := range h.store.objects {
+		c, err := chunk.Decode(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range c.Blocks {
+			if had[string(b.Data)] {
+				copied++
+			}
+			if b.MinT < last {
+				t.Errorf("a block begins at %d, its predecessor ends at %d", b.MinT, last)
+			}
+			last = b.MaxT
+		}
+	}
+	if copied != len(local)-overlap {
+		t.Errorf("%d blocks were copied, want %d of %d", copied, len(local)-overlap, len(local))
+	}
+	expectStoredAs(t, h.store, chunk.ZSTD)
+	expect(t, i, h.store, "t", app1, lines)
+	if n := len(h.store.lines(t, "t", app1)); n != len(lines) {
+		t.Errorf("%d lines stored, want %d", n, len(lines))
+	}
+}

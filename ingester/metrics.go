@@ -44,7 +44,7 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		flushErrors:      counter("flush_errors_total", "Failed uploads of chunks and index files; each is tried again."),
 		badRecords:       counter("recovery_bad_records_total", "Records of WAL and block files that were skipped at recovery."),
 		lostEntries:      counter("lost_entries_total", "Entries in blocks on local disk that turned out to be damaged; each block has a line in the log."),
-		merged:           counter("merged_chunks_total", "Chunks whose blocks were decompressed and made anew when they were stored, because they overlap or are small."),
+		merged:           counter("merged_chunks_total", "Chunks of which blocks were decompressed and made anew when they were stored, because they overlap or are small."),
 		recompressed:     counter("recompressed_blocks_total", "Blocks that were compressed anew when they were stored: those of a replica that is not the first to store them, and did; see one-copy."),
 		refused:          f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_refused_pushes_total", Help: "Pushes that the ingester refused as a whole, by reason; clients send them again."}, []string{"reason"}),
 		flushed:          f.NewCounterVec(prometheus.CounterOpts{Name: "loki_go_ingester_flushed_chunks_total", Help: "Chunks stored, by reason."}, []string{"reason"}),
