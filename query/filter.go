@@ -167,6 +167,7 @@ func NewFilter(filter string, from, through int64) (*Filter, error) {
 		if f.pipe, err = pipeline.New(e.Stages); err != nil {
 			return nil, err
 		}
+		f.pipe.Decide(true)
 		f.lines, f.all = f.pipe.Simple(), len(e.Stages) == 0
 	case *logql.RangeAggregation:
 		if f.x, err = pipeline.NewExtractor(e, outer); err != nil {

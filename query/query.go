@@ -291,6 +291,7 @@ func (e *Engine) run(ctx context.Context, r Request) (*Result, error) {
 	if res.Entries, err = s.run(ctx, r); err != nil {
 		return nil, err
 	}
+	pipe.Decide(false)
 	res.finish(pipe)
 	res.Stats.Exec, res.Stats.Entries = time.Since(start), len(res.Entries)
 	e.metrics.done(&res.Stats)

@@ -39,6 +39,7 @@ const (
 var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
 
 func newScan(p *plan, pipe *pipeline.Pipeline, maxBytes int64) *scan {
+	pipe.Decide(true)
 	return &scan{plan: p, pipe: pipe, finder: find.New(pipe.Needle()), maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
 }
 

@@ -19,6 +19,12 @@ type hints struct {
 	made      []string            // labels that stages have made, or the first of them
 	madeMore  map[string]struct{} // the others
 	conds     []condHint
+
+	// While deciding, labels that are not in only are not made: whether an
+	// entry is kept does not depend on them. Nothing of this can be seen:
+	// lines are parsed to their end all the same, so that errors are found.
+	deciding bool
+	only     []string
 }
 
 type condHint struct {
@@ -63,6 +69,9 @@ func (h *hints) has(name string) bool {
 }
 
 func (h *hints) wants(name string) bool {
+	if h.deciding {
+		return slices.Contains(h.only, name)
+	}
 	return len(h.required) == 0 || slices.Contains(h.required, name)
 }
 
@@ -96,6 +105,26 @@ func (h *hints) complete() bool {
 		}
 	}
 	return true
+}
+
+// decided reports whether a parser that finds no errors can stop.
+func (h *hints) decided() bool {
+	return h.deciding && len(h.made) >= min(len(h.only), maxMade) && !slices.ContainsFunc(h.only, func(n string) bool { return !h.has(n) })
+}
+
+// decisive returns the labels on which it depends whether stages keep an entry;
+// false if that is more than the labels that conditions have.
+func decisive(stages []stage) (names []string, ok bool) {
+	for _, st := range stages {
+		switch st := st.(type) {
+		case *condStage:
+			names = append(names, st.names...)
+		case *jsonStage, *logfmtStage, lineStage:
+		default:
+			return nil, false
+		}
+	}
+	return required(names), true
 }
 
 // goOn reports whether the line may pass the condition on a label that was just

@@ -47,7 +47,7 @@ func (l *logfmtStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 		if !s.hints.goOn(name, s) {
 			return line, false
 		}
-		if s.hints.complete() {
+		if s.hints.complete() || !l.strict && s.hints.decided() {
 			break
 		}
 	}

@@ -32,6 +32,8 @@ type Pipeline struct {
 	musts  []must
 	state  state
 	line   []byte // of the last match
+
+	decides bool // there is less to do if only the decision is wanted
 }
 
 // New compiles the stages of a log query. Errors are *logql.ParseError.
@@ -40,9 +42,15 @@ func New(stages []logql.Stage) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.state.hints = newHints(p.stages, nil, nil, "")
+	h := newHints(p.stages, nil, nil, "")
+	h.only, p.decides = decisive(p.stages)
+	p.state.hints = h
 	return p, nil
 }
+
+// Decide has Match tell whether entries are kept, and do no more than that takes:
+// neither Line nor Result are to be asked for.
+func (p *Pipeline) Decide(on bool) { p.state.hints.deciding = on && p.decides }
 
 func compile(stages []logql.Stage) (*Pipeline, error) {
 	p := &Pipeline{filter: &logql.Filter{}, musts: mustContain(stages)}
