@@ -3,4 +3,4 @@
 package cluster
 
 // caseStep: of the queries that are compared, one in so many.
-const caseStep = 5
+const caseStep = 11
