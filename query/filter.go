@@ -198,8 +198,7 @@ func (f *Filter) Load(dst []byte, stream labels.Labels, ref chunk.BlockRef) (chu
 	}
 	f.content = content
 	out := chunk.Filtered{Content: dst, Bytes: int64(len(content)), Entries: int64(ref.NumEntries())}
-	finder := find.New(f.pipe.Needle())
-	hits := newHits(content, &finder)
+	hits := newHits(content, f.pipe.Finder())
 	if hits.next < 0 {
 		return out, nil
 	}
@@ -338,7 +337,7 @@ func (p *plan) part(b *block, l *loaded, i int, dst []byte, text *find.Finder) (
 	if !l.counted {
 		st.Bytes += int64(len(content))
 	}
-	return content, hits{content: content, finder: text, next: at}, nil
+	return content, hits{text.Places(content, at), at}, nil
 }
 
 // onePart is a block that was loaded in one piece.

@@ -30,7 +30,7 @@ func TestHits(t *testing.T) {
 				want += from
 				found++
 			}
-			if got := h.from(from); got != want {
+			if got := h.places.From(from); got != want {
 				t.Fatalf("%q in %q from %d: at %d, want %d", needle, content, from, got, want)
 			}
 		}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
 	"github.com/loki-go/loki-go/query/metric"
@@ -93,7 +92,7 @@ func (e *Engine) open(ctx context.Context, tenant string, sel metric.Selection, 
 	levels := e.deps.Limits(tenant).Levels
 	x.Detect(levels)
 	c := &cursor{
-		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer, levels)}, x: x, finder: find.New(x.Needle()), from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
+		ctx: ctx, plan: plan{stats: stats.sources(), filter: sampleFilter(sel.Aggregation, sel.Outer, levels)}, x: x, from: addTime(sel.From, 1), through: addTime(sel.Through, 1), ordered: sel.Ordered,
 		bytes: sel.Aggregation.Op == "bytes_over_time" || sel.Aggregation.Op == "bytes_rate", byKey: map[string]int{},
 	}
 	if err := e.selectBlocks(ctx, &c.plan, tenant, sel.Aggregation.Range.Query.Matchers, c.from, c.through); err != nil {
@@ -122,8 +121,7 @@ type cursor struct {
 	ctx           context.Context
 	plan          plan
 	x             *pipeline.Extractor
-	finder        find.Finder // of what is in every line that x keeps
-	from, through int64       // [from, through)
+	from, through int64 // [from, through)
 	ordered       bool
 	bytes         bool
 	streams       []*streamSamples // those that may have more
@@ -343,7 +341,7 @@ func (c *cursor) block(s *streamSamples, b *block, overlap bool) error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if c.content, r.hits, err = c.plan.part(b, &l, i, c.content[:0], &c.finder); err != nil {
+		if c.content, r.hits, err = c.plan.part(b, &l, i, c.content[:0], c.x.Finder()); err != nil {
 			return err
 		}
 		if r.hits.next < 0 {

@@ -18,7 +18,6 @@ import (
 type scan struct {
 	plan     *plan
 	pipe     *pipeline.Pipeline
-	finder   find.Finder // of what is in every line that pipe keeps
 	maxBytes int64
 	*buffers
 }
@@ -40,7 +39,7 @@ var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
 
 func newScan(p *plan, pipe *pipeline.Pipeline, maxBytes int64) *scan {
 	pipe.Decide(true)
-	return &scan{plan: p, pipe: pipe, finder: find.New(pipe.Needle()), maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
+	return &scan{plan: p, pipe: pipe, maxBytes: maxBytes, buffers: bufferPool.Get().(*buffers)}
 }
 
 func (s *scan) free() {
@@ -204,7 +203,7 @@ func (v *visit) part(l *loaded, i int) (done bool, err error) {
 		return false, err
 	}
 	v.base = p.Off
-	if v.scan.content, v.hits, err = v.plan.part(v.block, l, i, v.scan.content[:0], &v.finder); err != nil {
+	if v.scan.content, v.hits, err = v.plan.part(v.block, l, i, v.scan.content[:0], v.pipe.Finder()); err != nil {
 		return false, err
 	}
 	if v.hits.next < 0 {
@@ -234,37 +233,25 @@ func (p *plan) broken(b *block, err error) error {
 
 func rfc3339(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
-// hits finds the places of a text in a block, so that entries without it are
+// hits finds the places of texts in a block, so that entries without them are
 // passed over unseen.
 type hits struct {
-	content []byte
-	finder  *find.Finder
-	next    int // the first place not yet passed; -1: there is none
+	places find.Places
+	next   int // the first place not yet passed; -1: there is none
 }
 
 func newHits(content []byte, text *find.Finder) hits {
-	return hits{content: content, finder: text, next: text.Index(content)}
+	first := text.Index(content)
+	return hits{text.Places(content, first), first}
 }
 
-// from returns the first place at or behind i, -1 if there is none.
-func (h *hits) from(i int) int {
-	n := h.finder.Index(h.content[i:])
-	if n < 0 {
-		return -1
-	}
-	return i + n
-}
-
-// in reports whether the text may be in content[:end], behind what was asked
-// for before.
+// in reports whether a text may be in content[:end], behind what was asked for
+// before.
 func (h *hits) in(end int) bool {
-	if len(h.finder.Text()) == 0 {
-		return true
-	}
 	if h.next < 0 || h.next >= end {
 		return false
 	}
-	h.next = h.from(end)
+	h.next = h.places.From(end)
 	return true
 }
 
@@ -311,9 +298,12 @@ func (v *visit) forward() error {
 func (v *visit) backward() error {
 	spans := v.spans[:0]
 	it := chunk.Entries(v.content)
-	for it.Next() && it.TS < v.through {
+	for n := 1; it.Next() && it.TS < v.through; n++ {
 		v.stats.Lines++
-		if v.hits.in(it.Off+it.Len) && it.TS >= v.from && !v.top.beyond(it.TS) {
+		if n%checkEvery == 0 && v.ctx.Err() != nil {
+			return v.ctx.Err()
+		}
+		if v.hits.in(it.Off+it.Len) && it.TS >= v.from && !v.top.beyond(it.TS) && v.pipe.MatchLine(it.Line) {
 			spans = append(spans, span{it.Off, it.Len})
 		}
 	}
@@ -331,9 +321,6 @@ func (v *visit) backward() error {
 		}
 		if v.top.beyond(e.TS) {
 			return nil
-		}
-		if !v.pipe.MatchLine(e.Line) {
-			continue
 		}
 		if ok, err := v.stages(&e, spans[i].off); !ok {
 			if err != nil {

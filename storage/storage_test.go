@@ -863,7 +863,7 @@ func partsOf(t *testing.T, s *Store, from, through int64, text string) (out stri
 		has := "no"
 		if at >= 0 {
 			has = "has"
-			if !bytes.HasPrefix(content[len("before")+at:], finder.Text()) {
+			if !bytes.HasPrefix(content[len("before")+at:], []byte(text)) {
 				t.Errorf("%q is not at %d of %q", text, at, content)
 			}
 		}

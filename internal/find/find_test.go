@@ -11,9 +11,10 @@ import (
 // treat differently, next to bytes that must not be looked at.
 func TestPairFindsEachPlace(t *testing.T) {
 	all := bytes.Repeat([]byte{'a'}, 400)
-	for _, distance := range []int{1, 2, 15, 16, 17, 70} {
+	for n, distance := range []int{1, 2, 15, 16, 17, 70} {
+		fold := byte(n % 2 * ('a' - 'A'))
 		for size := 0; size <= 150; size++ {
-			for start := 20; start < 36; start += 3 {
+			for start := 20; start < 36; start += 7 {
 				b := all[start : start+size+distance]
 				for at := -1; at < size; at++ {
 					// A pair right before b, one right behind its last place,
@@ -23,11 +24,11 @@ func TestPairFindsEachPlace(t *testing.T) {
 					if at >= 0 {
 						set(all, start+at, distance)
 					}
-					want := pairGeneric(b, distance, 'x', 'y')
+					want := pairGeneric(b, distance, 'x', 'y', fold, fold)
 					if at >= 0 && want != at {
 						t.Fatalf("distance %d, %d places: pairGeneric is %d, want %d", distance, size, want, at)
 					}
-					if got := pair(b, distance, 'x', 'y'); got != want {
+					if got := pair(b, distance, 'x', 'y', fold, fold); got != want {
 						t.Fatalf("distance %d, %d places, start %d: got %d, want %d", distance, size, start, got, want)
 					}
 					for i := range all {
@@ -43,7 +44,7 @@ func set(b []byte, at, distance int) { b[at], b[at+distance] = 'x', 'y' }
 
 func TestPairWithoutPlaces(t *testing.T) {
 	for n := range 5 {
-		if got := pair(make([]byte, n), 4, 0, 0); got != -1 {
+		if got := pair(make([]byte, n), 4, 0, 0, 0, 0); got != -1 {
 			t.Errorf("%d bytes at distance 4: found at %d", n, got)
 		}
 	}
@@ -75,6 +76,68 @@ func TestIndexIsThatOfBytes(t *testing.T) {
 	}
 }
 
+// TestAny: the places of some texts, in any case or not, are those that looking
+// at each byte finds.
+func TestAny(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	text := func(n int, from string) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = from[r.IntN(len(from))]
+		}
+		return b
+	}
+	found := 0
+	for range 4000 {
+		b := text(r.IntN(300), "abAB [{")
+		var texts []Text
+		for range r.IntN(MaxTexts + 1) {
+			if r.IntN(2) == 0 {
+				texts = append(texts, Text{text(1+r.IntN(6), "ab [{"), true})
+			} else {
+				texts = append(texts, Text{text(1+r.IntN(6), "abAB [{"), false})
+			}
+		}
+		from := func(i int) int {
+			for ; i < len(b); i++ {
+				for _, x := range texts {
+					if len(b)-i >= len(x.Text) && (bytes.Equal(b[i:i+len(x.Text)], x.Text) || x.Fold && bytes.Equal(bytes.ToLower(b[i:i+len(x.Text)]), x.Text)) {
+						return i
+					}
+				}
+			}
+			return -1
+		}
+		f := NewAny(texts)
+		if len(texts) == 0 {
+			if f.Index(b) != 0 || !f.Everywhere() {
+				t.Fatal("no text is not found everywhere")
+			}
+			continue
+		}
+		first := f.Index(b)
+		if want := from(0); first != want {
+			t.Fatalf("%+v in %q: got %d, want %d", texts, b, first, want)
+		}
+		p := f.Places(b, first)
+		for i := max(first, 0); i <= len(b); i += 1 + r.IntN(20) {
+			got, want := p.From(i), from(i)
+			if got != want {
+				t.Fatalf("%+v in %q from %d: got %d, want %d", texts, b, i, got, want)
+			}
+			if got >= 0 {
+				found++
+			}
+		}
+	}
+	if found < 2000 {
+		t.Errorf("%d places", found)
+	}
+	if f := NewAny(make([]Text, MaxTexts+1)); !f.Everywhere() {
+		t.Error("too many texts are looked for")
+	}
+}
+
 // Texts in which the pair is everywhere, and what is looked for is not or is
 // at the end.
 func TestIndexAmongManyPairs(t *testing.T) {
@@ -92,12 +155,11 @@ func TestIndexAmongManyPairs(t *testing.T) {
 func TestChoosesRareBytes(t *testing.T) {
 	f := func(text string, first, second int) {
 		t.Helper()
-		x := New([]byte(text))
+		x := newFinder(Text{Text: []byte(text)})
 		if x.first != first || x.second != second {
 			t.Errorf("%q: places %d and %d, want %d and %d", text, x.first, x.second, first, second)
 		}
 	}
-	f("", 0, 0)
 	f("z", 0, 0)
 	f("ez", 0, 1)
 	f("ze", 0, 1)
@@ -112,8 +174,8 @@ func TestChoosesRareBytes(t *testing.T) {
 func TestIndexDoesNotAllocate(t *testing.T) {
 	b := bytes.Repeat([]byte("level=info "), 1000)
 	what := []byte("level=error")
+	f := New(what)
 	if n := testing.AllocsPerRun(10, func() {
-		f := New(what)
 		if f.Index(b) >= 0 {
 			t.Error("found")
 		}

@@ -1,7 +1,8 @@
 package find
 
 // pair returns the first place in b that has the byte first, and distance
-// behind it the byte second; -1 if there is none. The distance is positive.
+// behind it the byte second, with the bits of the folds set in what is there;
+// -1 if there is none. The distance is not negative.
 //
 //go:noescape
-func pair(b []byte, distance int, first, second byte) int
+func pair(b []byte, distance int, first, second, firstFold, secondFold byte) int

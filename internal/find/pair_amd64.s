@@ -1,6 +1,6 @@
 #include "textflag.h"
 
-// func pair(b []byte, distance int, first, second byte) int
+// func pair(b []byte, distance int, first, second, firstFold, secondFold byte) int
 //
 // All instructions are of SSE2, which every amd64 has. CX is the number of
 // places; what is read from SI lies before SI+CX, and from DI before DI+CX,
@@ -11,6 +11,8 @@ TEXT ·pair(SB), NOSPLIT, $0-48
 	MOVQ    distance+24(FP), DX
 	MOVBLZX first+32(FP), AX
 	MOVBLZX second+33(FP), BX
+	MOVBLZX firstFold+34(FP), R11
+	MOVBLZX secondFold+35(FP), R12
 	XORQ    R8, R8
 	SUBQ    DX, CX
 	JLE     none
@@ -27,6 +29,14 @@ TEXT ·pair(SB), NOSPLIT, $0-48
 	PUNPCKLBW X1, X1
 	PUNPCKLBW X1, X1
 	PSHUFL    $0, X1, X1
+	MOVD      R11, X12
+	PUNPCKLBW X12, X12
+	PUNPCKLBW X12, X12
+	PSHUFL    $0, X12, X12
+	MOVD      R12, X13
+	PUNPCKLBW X13, X13
+	PUNPCKLBW X13, X13
+	PSHUFL    $0, X13, X13
 
 	MOVQ CX, R10
 	SUBQ $64, R10
@@ -41,6 +51,14 @@ loop64:
 	MOVOU    16(DI)(R8*1), X7
 	MOVOU    32(DI)(R8*1), X8
 	MOVOU    48(DI)(R8*1), X9
+	POR      X12, X2
+	POR      X12, X3
+	POR      X12, X4
+	POR      X12, X5
+	POR      X13, X6
+	POR      X13, X7
+	POR      X13, X8
+	POR      X13, X9
 	PCMPEQB  X0, X2
 	PCMPEQB  X0, X3
 	PCMPEQB  X0, X4
@@ -74,6 +92,8 @@ check64:
 loop16:
 	MOVOU    (SI)(R8*1), X2
 	MOVOU    (DI)(R8*1), X6
+	POR      X12, X2
+	POR      X13, X6
 	PCMPEQB  X0, X2
 	PCMPEQB  X1, X6
 	PAND     X6, X2
@@ -114,10 +134,14 @@ found:
 	RET
 
 small:
-	CMPB (SI)(R8*1), AX
-	JNE  next
-	CMPB (DI)(R8*1), BX
-	JEQ  one
+	MOVBLZX (SI)(R8*1), R9
+	ORL     R11, R9
+	CMPL    R9, AX
+	JNE     next
+	MOVBLZX (DI)(R8*1), R9
+	ORL     R12, R9
+	CMPL    R9, BX
+	JEQ     one
 
 next:
 	INCQ R8

@@ -21,6 +21,7 @@ const (
 type Filter struct {
 	all    []lineMatcher // cheap ones first
 	needle []byte
+	finder find.Finder
 }
 
 // Match reports whether the query keeps line.
@@ -36,6 +37,10 @@ func (f *Filter) Match(line []byte) bool {
 // Needle returns a text that is in every line that the filter keeps, nil if
 // none is known. Who has many lines in one piece can look for it there first.
 func (f *Filter) Needle() []byte { return f.needle }
+
+// Finder returns what finds in many lines at once those that the filter may
+// keep: any line that it keeps has one of the texts.
+func (f *Filter) Finder() *find.Finder { return &f.finder }
 
 // KeepsAll reports whether the filter is without effect.
 func (f *Filter) KeepsAll() bool { return len(f.all) == 0 }
@@ -62,7 +67,61 @@ func CompileFilters(fs []LineFilter) (*Filter, error) {
 		}
 	}
 	f.all = append(f.all, slow...)
+	f.finder = find.New(f.needle)
+	if f.needle == nil {
+		f.finder = anyText(f.all)
+	}
 	return f, nil
+}
+
+// anyText returns a Finder of the texts of which a line has to contain one,
+// those of the matcher that has most of them in the way.
+func anyText(ms []lineMatcher) find.Finder {
+	var best []find.Text
+	score := 0
+	for _, m := range ms {
+		texts := alternatives(m)
+		shortest := 0
+		for _, t := range texts {
+			// What is not ASCII is rare, as short as it may be.
+			if n := len(t.Text); t.Text[0] < utf8.RuneSelf && (shortest == 0 || n < shortest) {
+				shortest = n
+			}
+		}
+		if len(texts) <= find.MaxTexts && shortest > score {
+			best, score = texts, shortest
+		}
+	}
+	return find.NewAny(best)
+}
+
+// alternatives returns texts of which every line has one that m matches, nil if
+// none are known.
+func alternatives(m lineMatcher) (texts []find.Text) {
+	switch m := m.(type) {
+	case anyOf:
+		for _, o := range m {
+			more := alternatives(o)
+			if more == nil {
+				return nil
+			}
+			texts = append(texts, more...)
+		}
+	case fold:
+		texts = append(texts, find.Text{Text: m.text, Fold: true})
+		if m.re != nil {
+			for letter, other := range map[byte]string{'k': "\u212a", 's': "\u017f"} {
+				if bytes.IndexByte(m.text, letter) >= 0 {
+					texts = append(texts, find.Text{Text: []byte(other)})
+				}
+			}
+		}
+	default:
+		if n := m.needle(); len(n) > 0 {
+			texts = append(texts, find.Text{Text: n})
+		}
+	}
+	return texts
 }
 
 func (f LineFilter) compile() (lineMatcher, error) {

@@ -118,6 +118,9 @@ func TestSimplify(t *testing.T) {
 			if m.match(l) && !strings.Contains(string(l), string(m.needle())) {
 				t.Fatalf("%s: matches %q without its needle %q", expr, l, m.needle())
 			}
+			if finder := anyText([]lineMatcher{m}); m.match(l) && finder.Index(l) < 0 {
+				t.Fatalf("%s: matches %q without any of its texts", expr, l)
+			}
 		}
 	}
 	f(`foo`, true)
@@ -163,6 +166,40 @@ func TestSimplify(t *testing.T) {
 	f(`a|b|[^x]`, false)
 	f(`\d+foo`, false)
 	f(`foo\d+bar|err`, false)
+}
+
+// TestFinder: lines that a filter keeps have one of its texts, those of which
+// there is something to find.
+func TestFinder(t *testing.T) {
+	f := func(filters, kept, dropped string) {
+		t.Helper()
+		c := compile(t, filters)
+		if got := c.Finder().Everywhere(); got != (dropped == "") {
+			t.Errorf("%s: everywhere is %v", filters, got)
+		}
+		for line := range strings.SplitSeq(kept, ",") {
+			if !c.Match([]byte(line)) || c.Finder().Index([]byte("before "+line)) < 0 {
+				t.Errorf("%s: %q is not found", filters, line)
+			}
+		}
+		for line := range strings.SplitSeq(dropped, ",") {
+			if dropped != "" && (c.Match([]byte(line)) || c.Finder().Index([]byte(line)) >= 0) {
+				t.Errorf("%s: %q is found", filters, line)
+			}
+		}
+	}
+	f(``, "x", "")
+	f(`|= "needle"`, "a needle", "a needl")
+	f(`|= "needle" or "pin"`, "needle,pins", "NEEDLE,pi")
+	f(`|~ "needle|pin"`, "needle,pins", "NEEDLE,pi")
+	f(`|~ "(?i)timeout|refused"`, "TimeOut,REFUSED,refu\u017fed", "time out,re-fused")
+	f(`|~ "(?i)kiosk"`, "KIOSK,\u212aiosk,kio\u017fk", "kios")
+	f(`|~ "(?i)a" |~ "(?i)needle" != "x"`, "A NEEDLE", "a needl,b")
+	f(`|~ "(?i)needle" |= "pin"`, "Needle pin", "needle")
+	f(`!= "needle"`, "x", "")
+	f(`|~ "(?i)needle|[0-9]{3}x"`, "needle,123x", "")
+	f(`|= "a" or "b" or "c" or "d" or "e" or "f" or "g" or "h" or "i"`, "i", "")
+	f(`|= "needle" or ""`, "needle", "needl") // the empty text is passed over
 }
 
 func TestNeedle(t *testing.T) {

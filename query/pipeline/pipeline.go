@@ -12,6 +12,7 @@ import (
 	"slices"
 	"unsafe"
 
+	textfind "github.com/loki-go/loki-go/internal/find"
 	"github.com/loki-go/loki-go/internal/labels"
 	"github.com/loki-go/loki-go/query/logql"
 )
@@ -158,9 +159,8 @@ func (f lineStage) run(_ int64, line []byte, _ *state) ([]byte, bool) {
 	return line, f.filter.Match(line)
 }
 
-// Needle returns a text that is in every line that the pipeline keeps, nil if
-// none is known.
-func (p *Pipeline) Needle() []byte { return p.filter.Needle() }
+// Finder finds texts of which every line that the pipeline keeps has one.
+func (p *Pipeline) Finder() *textfind.Finder { return p.filter.Finder() }
 
 // Simple reports whether the pipeline is line filters alone: it then changes
 // neither lines nor labels, and does not look at metadata.
