@@ -35,14 +35,16 @@ func (i *Ingester) upload(w *flushWork, c *openChunk) error {
 	if err != nil {
 		return fmt.Errorf("ingester: labels of a stream: %w", err)
 	}
-	side, build := i.rows(bls), i.copyBlocks
-	switch {
-	case side != nil:
-	case i.needsMerge(bls):
-		side, build = i.parts(bls), i.mergeBlocks
-		i.m.merged.Inc()
-	default:
-		side = [][]block{bls}
+	side, build := [][]block{bls}, i.copyBlocks
+	if i.needsMerge(bls) {
+		shrink, err := i.shrink(w, bls)
+		if err != nil {
+			return i.damaged(c, bls, err)
+		}
+		if side = i.rows(bls, shrink); side == nil {
+			side, build = i.parts(bls, shrink), i.mergeBlocks
+			i.m.merged.Inc()
+		}
 	}
 	for _, row := range side {
 		if err := build(w, c, row); err != nil {
@@ -151,7 +153,7 @@ const maxSide = 8
 // that overlap a little, as those of a stream that comes over several
 // connections do, go as they are into a few chunks side by side, unless these
 // would be small: an object has a price of its own.
-func (i *Ingester) rows(bls []block) [][]block {
+func (i *Ingester) rows(bls []block, shrink float64) [][]block {
 	total := 0
 	var ends [maxSide]int64
 	var of []int8
@@ -167,7 +169,7 @@ func (i *Ingester) rows(bls []block) [][]block {
 		n = max(n, r+1)
 		ends[r] = b.maxt
 		of = append(of, int8(r))
-		total += b.weight()
+		total += b.weight(shrink)
 	}
 	if n < 2 || total < n*i.targetSize/2 || i.areSmall(bls) {
 		return nil
@@ -181,13 +183,13 @@ func (i *Ingester) rows(bls []block) [][]block {
 
 // parts divides blocks that are to be merged into runs of about the target size:
 // the chunk may have grown beyond that when it seemed that rows would do.
-func (i *Ingester) parts(bls []block) [][]block {
+func (i *Ingester) parts(bls []block, shrink float64) [][]block {
 	var out [][]block
 	from, size := 0, 0
 	for k, b := range bls {
-		if size += b.weight(); k > from && size > i.targetSize*5/4 {
+		if size += b.weight(shrink); k > from && size > i.targetSize*5/4 {
 			out = append(out, bls[from:k])
-			from, size = k, b.weight()
+			from, size = k, b.weight(shrink)
 		}
 	}
 	return append(out, bls[from:])
@@ -215,14 +217,21 @@ func (i *Ingester) needsMerge(bls []block) bool {
 
 // copyBlocks makes w.blocks what is in bls. Blocks that are compressed otherwise
 // (by a replica that is not the first, or before the setting was changed) are
-// compressed anew, one after the other.
+// compressed anew, one after the other, by as many flushers at a time as there are
+// cores: pushes need some, too.
 func (i *Ingester) copyBlocks(w *flushWork, c *openChunk, bls []block) error {
 	w.blocks, w.data = w.blocks[:0], w.data[:0]
 	total := 0
 	for _, b := range bls {
-		total += b.weight()
+		total += b.ref.Len()
 	}
 	w.data = slices.Grow(w.data, total)
+	if slices.ContainsFunc(bls, func(b block) bool { return b.interim }) {
+		if err := i.enterMerge(); err != nil {
+			return err
+		}
+		defer i.leaveMerge()
+	}
 	for k := range bls {
 		if err := i.copyBlock(w, &bls[k]); err != nil {
 			return i.damaged(c, bls, err)
@@ -231,11 +240,26 @@ func (i *Ingester) copyBlocks(w *flushWork, c *openChunk, bls []block) error {
 	return nil
 }
 
+// enterMerge waits until one more flusher may decompress and compress.
+func (i *Ingester) enterMerge() error {
+	select {
+	case i.merges <- struct{}{}:
+		return nil
+	case <-i.ctx.Done():
+		return i.ctx.Err()
+	}
+}
+
+func (i *Ingester) leaveMerge() { <-i.merges }
+
 // copyBlock appends b to w.blocks.
 func (i *Ingester) copyBlock(w *flushWork, b *block) error {
 	from := len(w.data)
 	if err := i.readStored(w, b); err != nil {
 		return err
+	}
+	if b.interim {
+		i.m.recompressed.Inc()
 	}
 	w.blocks = append(w.blocks, chunk.Block{Entries: int(b.entries), MinT: b.mint, MaxT: b.maxt, Size: b.size, Data: w.data[from:len(w.data):len(w.data)]})
 	return nil
@@ -245,12 +269,10 @@ func (i *Ingester) copyBlock(w *flushWork, b *block) error {
 // overlap become new ones of full size, the others are copied. It takes the memory
 // of all that overlap decompressed, so only a few flushers do it at a time.
 func (i *Ingester) mergeBlocks(w *flushWork, c *openChunk, bls []block) error {
-	select {
-	case i.merges <- struct{}{}:
-		defer func() { <-i.merges }()
-	case <-i.ctx.Done():
-		return i.ctx.Err()
+	if err := i.enterMerge(); err != nil {
+		return err
 	}
+	defer i.leaveMerge()
 	w.blocks, w.data = w.blocks[:0], w.data[:0]
 	for _, run := range i.runs(bls) {
 		var err error

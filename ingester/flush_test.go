@@ -317,7 +317,7 @@ func TestRows(t *testing.T) {
 	}
 	f := func(name string, bls []block, want ...int) {
 		t.Helper()
-		side := i.rows(bls)
+		side := i.rows(bls, 1)
 		var got []int
 		for _, row := range side {
 			got = append(got, len(row))
@@ -509,13 +509,13 @@ func TestParts(t *testing.T) {
 		bls = append(bls, block{ref: rec.Ref})
 	}
 	var got []int
-	for _, p := range i.parts(bls) {
+	for _, p := range i.parts(bls, 1) {
 		got = append(got, len(p))
 	}
 	if !slices.Equal(got, []int{4, 4, 2}) {
 		t.Errorf("parts of %v blocks of 10 KB", got)
 	}
-	if p := i.parts(bls[:1]); len(p) != 1 || len(p[0]) != 1 {
+	if p := i.parts(bls[:1], 1); len(p) != 1 || len(p[0]) != 1 {
 		t.Errorf("one block makes %d parts", len(p))
 	}
 }

@@ -134,7 +134,7 @@ type Ingester struct {
 	memory   memory
 	room     room
 	gate     gate
-	merges   chan struct{} // has an element for each flusher that merges
+	merges   chan struct{} // has an element for each flusher that decompresses and compresses
 	copies   copies
 
 	ctx     context.Context // ends when workers shall stop at once

@@ -76,11 +76,28 @@ func (c *openChunk) stored() int {
 	return c.compressed + int(float64(c.interim)*shrink)
 }
 
-// weight returns about what b takes when it is stored. It depends on nothing but
-// the block, as every try to store a chunk makes the same objects of it.
-func (b *block) weight() int {
-	if b.interim && b.codec == interim {
-		return int(float64(b.ref.Len()) * usualShrink)
+// shrink returns what a byte of the interim blocks in bls takes when it is stored,
+// measured with one of them. It depends on nothing but the blocks, as every try to
+// store a chunk makes the same objects of it.
+func (i *Ingester) shrink(w *flushWork, bls []block) (float64, error) {
+	for k := range bls {
+		b := &bls[k]
+		if !b.interim || b.ref.Len() == 0 {
+			continue
+		}
+		w.data = w.data[:0]
+		if err := i.readStored(w, b); err != nil {
+			return 0, err
+		}
+		return float64(len(w.data)) / float64(b.ref.Len()), nil
+	}
+	return 1, nil
+}
+
+// weight returns about what b takes when it is stored.
+func (b *block) weight(shrink float64) int {
+	if b.interim {
+		return int(float64(b.ref.Len()) * shrink)
 	}
 	return b.ref.Len()
 }
@@ -107,9 +124,6 @@ func (i *Ingester) readStored(w *flushWork, b *block) (err error) {
 	if w.content, err = b.content(w.content[:0], w.raw); err != nil {
 		return err
 	}
-	if w.data, err = i.codec.Compress(w.data, w.content); err != nil {
-		return err
-	}
-	i.m.recompressed.Inc()
-	return nil
+	w.data, err = i.codec.Compress(w.data, w.content)
+	return err
 }
