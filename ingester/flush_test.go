@@ -398,6 +398,7 @@ func storedSideBySide(t *testing.T, p Peers) {
 		if err := pushLines(t, i, "t", map[string][]line{app1: lines[k:min(k+20, len(lines))]}); err != nil {
 			t.Fatal(err)
 		}
+		awaitCuts(t, i)
 	}
 	expect(t, i, h.store, "t", app1, lines)
 	if err := i.Flush(context.Background(), true); err != nil {

@@ -78,6 +78,21 @@ func cutAll(t testing.TB, i *Ingester) {
 	})
 }
 
+// awaitCuts waits until what is sealed is cut: how large a chunk gets depends on
+// what its blocks are like.
+func awaitCuts(t testing.TB, i *Ingester) {
+	t.Helper()
+	waitFor(t, "heads are cut", func() bool {
+		sealed := 0
+		i.eachHead(func(_ *stream, _ *lane, h *head) {
+			if h.sealed {
+				sealed++
+			}
+		})
+		return sealed == 0
+	})
+}
+
 // codecs counts the blocks in memory by their codec.
 func codecs(i *Ingester, count map[chunk.Codec]int) {
 	i.eachStream(func(st *stream) {
@@ -280,15 +295,7 @@ func TestSizesOfInterimChunks(t *testing.T) {
 					if err := pushLines(t, i, "t", map[string][]line{app1: lines}); err != nil {
 						t.Fatal(err)
 					}
-					waitFor(t, "heads are cut", func() bool {
-						sealed := 0
-						i.eachHead(func(_ *stream, _ *lane, h *head) {
-							if h.sealed {
-								sealed++
-							}
-						})
-						return sealed == 0
-					})
+					awaitCuts(t, i)
 					for c := range min(2, full(k)) {
 						if at[k][c] == 0 {
 							at[k][c] = size
