@@ -146,16 +146,21 @@ func (r *Run) LogQL(ctx context.Context, spec Spec, tools string) error {
 	}
 	fmt.Fprintf(r.Out, "bucket: %.2f GB of lines of all programs, %.2f GB of JSON, %d streams each over %v, stored in %.1f MB\n",
 		float64(rawMixed)/1e9, float64(rawJSON)/1e9, spec.Streams, span, float64(stored)/1e6)
-	fmt.Fprintf(r.Out, "%-58s %-5s %9s %9s %9s %9s %7s\n", "", "", "wall s", "CPU s", "Loki wall", "Loki CPU", "CPU/Loki")
+	fmt.Fprintf(r.Out, "%-61s %-5s %9s %9s %9s %9s %8s %7s %7s\n", "", "", "wall s", "CPU s", "Loki wall", "Loki CPU", "CPU/Loki", "RSS MB", "Loki MB")
 	for _, q := range []struct {
 		name, query string
 		from        time.Time
 	}{
 		{`all |= "needle"`, `{job="bench"} |= "no such needle"`, mixed},
+		{`all |~ "(?i)haystack|needle at all"`, `{job="bench"} |~ "(?i)haystack|needle at all"`, mixed},
+		{`all != "=" != ":" (every line has one)`, `{job="bench"} != "=" != ":"`, mixed},
+		{`all | logfmt | status>=500 and duration>1h`, `{job="bench"} | logfmt | status >= 500 and duration > 1h`, mixed},
 		{`JSON | json | user="x"`, `{job="bench"} | json | user="nobody at all"`, js},
 		{`JSON | json | status>=500 and duration_ms>1e9`, `{job="bench"} | json | status >= 500 and duration_ms > 1e9`, js},
 		{`sum by (level) (count_over_time(JSON | json [1m]))`, `sum by (level) (count_over_time({job="bench"} | json [1m]))`, js},
 		{`sum by (app) (count_over_time(all |= "error" [1m]))`, `sum by (app) (count_over_time({job="bench"} |= "error" [1m]))`, mixed},
+		{`topk(1, sum by (method) (count_over_time(JSON | json | ..)))`, `topk(1, sum by (method) (count_over_time({job="bench"} | json | status >= 500 [5m])))`, js},
+		{`max_over_time(JSON | json | unwrap .. [1m]) by (method)`, `max_over_time({job="bench"} | json | __error__="" | unwrap duration_ms [1m]) by (method)`, js},
 		{`quantile_over_time(.99, JSON | json | unwrap .. [5m]) by ..`, `quantile_over_time(0.99, {job="bench"} | json | __error__="" | unwrap duration_ms [5m]) by (method)`, js},
 	} {
 		v := url.Values{
@@ -191,9 +196,10 @@ func (r *Run) both(ctx context.Context, store *s3, tools, name, path string) err
 			return fmt.Errorf("loki: %w\n%s", err, loki.log.String())
 		}
 		if !maps.Equal(a.sums, b.sums) {
-			return fmt.Errorf("the answers differ: %v, Loki's are %v", a.sums, b.sums)
+			return fmt.Errorf("the answers differ: %.2000s, Loki's are %.2000s", fmt.Sprint(a.sums), fmt.Sprint(b.sums))
 		}
-		fmt.Fprintf(r.Out, "%-58s %-5s %9.2f %9.2f %9.2f %9.2f %7.2fx\n", name, state, a.seconds, a.cpu, b.seconds, b.cpu, a.cpu/b.cpu)
+		fmt.Fprintf(r.Out, "%-61s %-5s %9.2f %9.2f %9.2f %9.2f %7.2fx %7.0f %7.0f\n", name, state, a.seconds, a.cpu, b.seconds, b.cpu, a.cpu/b.cpu,
+			float64(a.peak)/1e6, float64(b.peak)/1e6)
 	}
 	return nil
 }
@@ -201,6 +207,7 @@ func (r *Run) both(ctx context.Context, store *s3, tools, name, path string) err
 // asked is an answer and its cost.
 type asked struct {
 	seconds, cpu float64
+	peak         int64              // RSS since the server started, bytes
 	sums         map[string]float64 // by series: the values, or the entries
 }
 
@@ -219,7 +226,7 @@ func (s *server) ask(ctx context.Context, path string) (a asked, err error) {
 	if err != nil {
 		return a, err
 	}
-	a.cpu = after.CPU - before.CPU
+	a.cpu, a.peak = after.CPU-before.CPU, after.PeakRSS
 	a.sums, err = sums([]byte(body))
 	return a, err
 }

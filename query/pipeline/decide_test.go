@@ -79,3 +79,23 @@ func TestDecide(t *testing.T) {
 		t.Errorf("%d entries kept, %d dropped", kept, dropped)
 	}
 }
+
+// TestWordsAreNoNames: the words of a text, which logfmt takes for keys without
+// values, leave room for the names of labels that are remembered.
+func TestWordsAreNoNames(t *testing.T) {
+	e, err := logql.Parse(`{app="x"} | logfmt | level="error"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(e.(*logql.LogQuery).Stages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Begin()
+	if !p.Match(1, []byte("many words of a text level=error")) {
+		t.Fatal("not kept")
+	}
+	if names := p.stages[0].(*logfmtStage).names; len(names) != 1 {
+		t.Errorf("%d names are remembered: %v", len(names), names)
+	}
+}

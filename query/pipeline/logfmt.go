@@ -29,6 +29,9 @@ func (l *logfmtStage) run(_ int64, line []byte, s *state) ([]byte, bool) {
 			}
 			continue
 		}
+		if len(r.Value) == 0 && !l.keepEmpty {
+			continue // as are all words of text, whose names would fill the cache
+		}
 		name := l.names.name(r.Key)
 		if name == "" {
 			continue
