@@ -35,7 +35,7 @@ func BenchmarkSelect(b *testing.B) {
 	}
 	filtering, plain := newGroup(b, DefaultConfig(), true, f), newGroup(b, DefaultConfig(), false, f)
 	for _, text := range []string{
-		`{app="x"} |= "needle"`, `{app="x"} | logfmt | msg="needle"`, `{app="x"}`,
+		`{app="x"} |= "needle"`, `{app="x"} | logfmt | msg="needle"`, `{app="x"} | detected_level="error"`, `{app="x"}`,
 		`sum(count_over_time({app="x"} |= "needle" [1h]))`, `sum(count_over_time({app="x"}[1h]))`,
 	} {
 		expr, err := logql.Parse(text)

@@ -144,3 +144,71 @@ func TestLevelsInACluster(t *testing.T) {
 	}
 	check()
 }
+
+// TestLevelSettingsLikeLoki: with other settings than the usual ones, entries have
+// the levels that they have in a stock Loki with the same.
+func TestLevelSettingsLikeLoki(t *testing.T) {
+	t.Parallel()
+	s := testkit.NewServer(t, t.TempDir(), "-limits.discover-service-name=", "-limits.log-level-fields=prio,Level_Name,log.level,lvl,prio", "-limits.log-level-from-json-max-depth=3")
+	s.Start()
+	base, _ := startLokiWithGRPC(t, "log_level_fields: [prio, Level_Name, log.level, lvl, prio], log_level_from_json_max_depth: 3")
+	s.WaitReady()
+	start := time.Now().Add(-30 * time.Minute).Truncate(time.Minute).UnixNano()
+	streams := testkit.LogQLStreams(start)
+	for kind, lines := range map[string][]string{
+		"json": {
+			`{"a":{"b":{"prio":"err"}}}`, `{"a":{"b":{"c":{"prio":"err"}}}}`, `{"Level_Name":"wrn","prio":"err"}`, `{"level":"err"}`, `{"LEVEL_NAME":"err"}`,
+			`{"log":{"level":"err"}}`, `{"log.level":"err"}`, `{"a":{"b":{"c":{}},"prio":"dbg"}}`, `{"lvl":"trc","msg":"fatal"}`,
+		},
+		"logfmt": {"prio=err level=info", "level=info", "LEVEL_NAME=dbg", "lvl=trc prio=wrn", "prio=9 lvl=trc", "log.level=fatal", "severity=err error"},
+	} {
+		st := testkit.Stream{Labels: []testkit.Pair{{Name: "app", Value: "set"}, {Name: "kind", Value: kind}}}
+		for i, l := range lines {
+			st.Entries = append(st.Entries, testkit.Entry{TS: start + int64(i), Line: l})
+		}
+		streams = append(streams, st)
+	}
+	for i, m := range []testkit.Pair{{Name: "prio", Value: "custom"}, {Name: "level", Value: "err"}, {Name: "Level_Name", Value: "Warning"}, {Name: "severity_number", Value: "9"}} {
+		streams = append(streams, testkit.Stream{
+			Labels:  []testkit.Pair{{Name: "app", Value: "set"}, {Name: "kind", Value: "meta"}, {Name: "n", Value: strconv.Itoa(i)}},
+			Entries: []testkit.Entry{{TS: start, Line: "an error", Meta: []testkit.Pair{m}}},
+		}, testkit.Stream{
+			Labels:  []testkit.Pair{{Name: "app", Value: "set"}, {Name: "kind", Value: "label"}, m},
+			Entries: []testkit.Entry{{TS: start, Line: "an error"}},
+		})
+	}
+	var texts [2][]string
+	levels := map[string]int{}
+	for i, c := range []*testkit.Client{s.Client(""), {Base: base}} {
+		if err := c.Push(t.Context(), streams); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.QueryRange(t.Context(), `{app=~"set|level|meta"}`, start, start+3600e9, 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, st := range got {
+			for _, e := range st.Entries {
+				texts[i] = append(texts[i], fmt.Sprintf("%s %d %q %v", testkit.LabelText(st.Labels), e.TS, e.Line, e.Meta))
+				for _, p := range e.Meta {
+					if p.Name == "detected_level" {
+						levels[p.Value]++
+					}
+				}
+			}
+		}
+		slices.Sort(texts[i])
+	}
+	if len(texts[0]) != len(texts[1]) {
+		t.Fatalf("%d entries, Loki has %d", len(texts[0]), len(texts[1]))
+	}
+	for i := range texts[0] {
+		if texts[0][i] != texts[1][i] {
+			t.Errorf("ours %s\nloki %s", texts[0][i], texts[1][i])
+		}
+	}
+	t.Logf("%d entries, of both: %v", len(texts[0]), levels)
+	if len(levels) < 9 || levels["error"] < 20 {
+		t.Errorf("too few entries with levels: %v", levels)
+	}
+}

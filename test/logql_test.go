@@ -45,22 +45,22 @@ schema_config:
 querier: {query_ingesters_within: 0}
 query_range: {parallelise_shardable_queries: false, cache_results: false}
 limits_config:
-  {reject_old_samples: false, volume_enabled: true, discover_service_name: [], discover_log_levels: {{.Levels}}, max_query_length: 721h}
+  {reject_old_samples: false, volume_enabled: true, discover_service_name: [], max_query_length: 721h, {{.Limits}}}
 `))
 
 func startWholeLoki(t *testing.T) string {
-	base, _ := startLokiWithGRPC(t, true)
+	base, _ := startLokiWithGRPC(t, "")
 	return base
 }
 
-// startLokiWithGRPC is startWholeLoki that says where gRPC is, too, and that gives
-// entries levels if it shall.
-func startLokiWithGRPC(t *testing.T, levels bool) (base, grpc string) {
+// startLokiWithGRPC is startWholeLoki that says where gRPC is, too, and has more
+// limits.
+func startLokiWithGRPC(t *testing.T, limits string) (base, grpc string) {
 	t.Helper()
 	dir := t.TempDir()
 	port, grpcPort := testkit.FreePort(t), testkit.FreePort(t)
 	var conf bytes.Buffer
-	if err := wholeLoki.Execute(&conf, map[string]any{"HTTP": port, "GRPC": grpcPort, "Dir": dir, "Levels": levels}); err != nil {
+	if err := wholeLoki.Execute(&conf, map[string]any{"HTTP": port, "GRPC": grpcPort, "Dir": dir, "Limits": limits}); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "loki.yaml")

@@ -215,7 +215,7 @@ func TestQuerierLikeLoki(t *testing.T) {
 	streams := testkit.LogQLStreams(start)
 	s := testkit.NewServer(t, t.TempDir(), "-limits.discover-service-name=")
 	s.Start()
-	base, addr := startLokiWithGRPC(t, false)
+	base, addr := startLokiWithGRPC(t, "discover_log_levels: false")
 	s.WaitReady()
 	for _, c := range []*testkit.Client{s.Client(""), {Base: base}} {
 		if err := c.Push(ctx, streams); err != nil {
