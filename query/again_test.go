@@ -32,6 +32,14 @@ func TestRunAgain(t *testing.T) {
 				_, err = e.RunMetric(ctx, MetricRequest{Tenant: "t", Query: expr, Start: 100, End: 100})
 				return err
 			},
+			func(ctx context.Context, e *Engine) error {
+				_, err := e.Stats(ctx, "t", logQuery(t, `{a="b"}`).Matchers, 0, 100)
+				return err
+			},
+			func(ctx context.Context, e *Engine) error {
+				_, err := e.Volumes(ctx, VolumeRequest{Tenant: "t", Matchers: logQuery(t, `{a="b"}`).Matchers, Limit: 10, Ranges: ranges{{0, 100}}})
+				return err
+			},
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
 			b := newBlock(entry{1, "x", ""})

@@ -32,6 +32,10 @@ type ranges [][2]int64
 // Of a block that is not all in it a part is taken, by its time. What is in
 // memory and in the store at once counts twice.
 func (e *Engine) Stats(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) (IndexStats, error) {
+	return again(ctx, func() (IndexStats, error) { return e.indexStats(ctx, tenant, ms, from, through) })
+}
+
+func (e *Engine) indexStats(ctx context.Context, tenant string, ms []*labels.Matcher, from, through int64) (IndexStats, error) {
 	var out IndexStats
 	var total amount
 	streams := map[uint32]bool{}
@@ -145,6 +149,10 @@ var errVolumeSeries = errors.New("too many groups")
 // Volumes returns the bytes of each group in each range, with the times of the
 // ends, the largest first.
 func (e *Engine) Volumes(ctx context.Context, r VolumeRequest) ([]metric.Line, error) {
+	return again(ctx, func() ([]metric.Line, error) { return e.volumes(ctx, r) })
+}
+
+func (e *Engine) volumes(ctx context.Context, r VolumeRequest) ([]metric.Line, error) {
 	names, ms := r.Targets, r.Matchers
 	if len(names) == 0 {
 		for _, m := range ms {
