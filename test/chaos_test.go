@@ -294,19 +294,19 @@ func (c *chaos) waitWhole() {
 func (c *chaos) check(when string, client *testkit.Client) {
 	c.t.Helper()
 	n, err, begin := 0, error(nil), time.Time{}
+	var failed *testkit.QueryError
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
+		ctx, cancel := context.WithTimeout(c.t.Context(), 6*time.Minute)
 		begin = time.Now()
 		n, err = c.load.Check(ctx, client)
 		cancel()
-		var failed *testkit.QueryError
 		if !errors.As(err, &failed) || time.Now().After(deadline) {
 			break
 		}
 		c.t.Logf("%s: asked again: %v", when, err)
 	}
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
+		if errors.As(err, &failed) {
 			c.goroutines()
 		}
 		c.t.Fatalf("%s: %v", when, err)
@@ -315,7 +315,7 @@ func (c *chaos) check(when string, client *testkit.Client) {
 		time.Since(begin).Round(10*time.Millisecond), c.load.Acked(), c.load.Retries())
 }
 
-// goroutines shows what all processes are doing, when one does not answer.
+// goroutines shows what all processes are doing.
 func (c *chaos) goroutines() {
 	for _, s := range c.servers() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), 10*time.Second)
@@ -331,18 +331,20 @@ func (c *chaos) goroutines() {
 // for loki-go as for stock Loki. LOKI_GO_CHAOS says for how long all of it is done,
 // over and over (1h); LOKI_GO_SEED repeats the choices.
 func TestChaos(t *testing.T) {
-	c := newChaos(t)
-	pause := 150 * time.Millisecond
 	var end time.Time
+	var args []string
+	pause := 150 * time.Millisecond
 	if text := os.Getenv("LOKI_GO_CHAOS"); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
 			t.Fatalf("LOKI_GO_CHAOS: %v", err)
 		}
 		end = time.Now().Add(d)
-		c.long = true
-		pause *= 4 // every check reads all lines
+		args = overHours
+		pause *= 4
 	}
+	c := newChaos(t, args...)
+	c.long = args != nil
 	c.load = pushing(t, &testkit.Workload{Senders: c.balancedSenders(), Lines: 10, Pause: pause})
 	asked := querying(t, &queries{
 		client: allAtOnce(c.gateways[0].Client("")), w: c.load.Workload, pause: time.Second, timeout: 20 * time.Second,
@@ -371,7 +373,7 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	alone := testkit.NewServer(t, t.TempDir(), append(slices.Clone(manyEntries), c.store.direct.Args...)...)
+	alone := testkit.NewServer(t, t.TempDir(), slices.Concat(manyEntries, args, c.store.direct.Args)...)
 	alone.Start()
 	alone.WaitReady()
 	c.check("from the bucket alone", allAtOnce(alone.Client("")))
@@ -385,10 +387,14 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+// overHours is for a chaos that goes on: every check reads all that there is, so
+// it takes longer and longer, from chunks of a few seconds instead of a few lines.
+var overHours = []string{"-limits.query-timeout=5m", "-ingester.chunk-idle-period=3s"}
+
 // manyEntries lets a query see all at once.
 var manyEntries = []string{"-limits.max-entries-limit-per-query=" + manyLines}
 
-func newChaos(t *testing.T) *chaos {
+func newChaos(t *testing.T, args ...string) *chaos {
 	t.Helper()
 	seed := newSeed(t)
 	c := &chaos{rng: rand.New(rand.NewPCG(seed, 1)), net: netns.New(t), hosts: map[*testkit.Server]*netns.Host{}}
@@ -397,7 +403,7 @@ func newChaos(t *testing.T) *chaos {
 	through := *c.clusterOf.store
 	through.URL = "http://" + c.net.Relay(strings.TrimPrefix(c.store.proxy.URL, "http://"))
 	c.args = slices.Concat(clusterArgs(c.net.Relay(c.consul.Addr)), s3Bucket(&through, "logs").Args, busy, manyEntries,
-		[]string{"-ingester.index-interval=1s", "-ingester.flush-on-shutdown=true"})
+		[]string{"-ingester.index-interval=1s", "-ingester.flush-on-shutdown=true"}, args)
 	for range 3 {
 		c.start("ingester")
 	}
