@@ -24,8 +24,9 @@
 // The engine keeps the best entries that it has met, at most as many as the
 // limit, and visits blocks in the order of the best entry that each can hold.
 // Once the collection is full, blocks that cannot better its worst entry are
-// not loaded any more. Blocks are loaded one at a time into one buffer, filters
-// see the raw lines in it, and only an entry that enters the collection is
+// not loaded any more; nor are such parts of blocks that can be had in parts.
+// They are loaded one at a time into one buffer, filters see the raw lines in
+// it, and only an entry that enters the collection is
 // copied: memory is bounded by the entries of the answer, however many streams
 // and blocks overlap, and a line that does not match costs no allocation.
 //
