@@ -26,9 +26,9 @@
 // Once the collection is full, blocks that cannot better its worst entry are
 // not loaded any more; nor are such parts of blocks that can be had in parts.
 // They are loaded one at a time into one buffer, filters see the raw lines in
-// it, and only an entry that enters the collection is
-// copied: memory is bounded by the entries of the answer, however many streams
-// and blocks overlap, and a line that does not match costs no allocation.
+// it, and only an entry that enters the collection is copied: memory is bounded
+// by the entries of the answer, however many streams and blocks overlap, and a
+// line that does not match costs no allocation.
 //
 // Stages behind the line filters see an entry where it lies, too. What they make
 // of it is thrown away: the entries that are chosen go through them once more.
