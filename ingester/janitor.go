@@ -1,8 +1,10 @@
 package ingester
 
 import (
+	"errors"
 	"time"
 
+	"github.com/loki-go/loki-go/ingester/blocks"
 	"github.com/loki-go/loki-go/ingester/wal"
 )
 
@@ -136,6 +138,9 @@ func (i *Ingester) moveStragglers() error {
 	})
 	for k, b := range old {
 		ref, err := i.blocks.Copy(b.ref)
+		if errors.As(err, new(*blocks.CorruptionError)) {
+			continue // which is said, and counted, when its chunk is stored without it
+		}
 		if err != nil {
 			return err
 		}

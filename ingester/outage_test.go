@@ -429,6 +429,68 @@ func damagedBlock(t *testing.T, p Peers) {
 	}
 }
 
+// TestDamagedStraggler: the last blocks of an old file are moved on, but for one
+// that is damaged.
+func TestDamagedStraggler(t *testing.T) {
+	h := newHarness()
+	h.cfg.ChunkTargetSize = 64 << 10
+	h.cfg.WAL.MaxSize = 4 << 20 // and files of a quarter of it
+	i := h.open(t)
+	defer func() { shut(t, i, false) }()
+	rng := rand.New(rand.NewPCG(4, 4))
+	n := int64(0)
+	send := func(app string, count int) {
+		var lines []line
+		for range count {
+			n++
+			lines = append(lines, line{ts: t0 + n*1e6, text: noise(rng, 900)})
+		}
+		for {
+			err := pushLines(t, i, "t", map[string][]line{app: lines})
+			var busy *push.Error
+			if err == nil {
+				return
+			}
+			if !errors.As(err, &busy) || !busy.Reason.Retryable() {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	send(app1, 30)
+	var st *stream
+	i.eachStream(func(s *stream) { st = s })
+	blocksNow := func() []*block {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		if st.main.chunk == nil {
+			return nil
+		}
+		return slices.Clone(st.main.chunk.blocks)
+	}
+	waitFor(t, "blocks are cut", func() bool { return len(blocksNow()) >= 4 })
+	slow, oldest := blocksNow(), i.blocks.Stats().Oldest
+	data, err := i.blocks.Read(slow[1].ref, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, h.fs, "/data/blocks", data)
+	in := func(b *block) bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return b.ref.InFile(oldest)
+	}
+	for begin := time.Now(); in(slow[0]) || in(slow[2]) || in(slow[3]); {
+		if time.Since(begin) > time.Minute {
+			t.Fatal("blocks behind the damaged one were not moved within a minute")
+		}
+		send(`{app="2"}`, 100)
+	}
+	if !in(slow[1]) {
+		t.Error("the damaged block was moved")
+	}
+}
+
 // overwrite finds data in a file of dir and changes a byte of it.
 func overwrite(t *testing.T, fsys vfs.FS, dir string, data []byte) {
 	t.Helper()
