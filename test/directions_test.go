@@ -43,7 +43,7 @@ func below(path, dir string) bool { return path == dir || strings.HasPrefix(path
 
 // leaves may be imported from everywhere.
 var leaves = []string{
-	"internal/config", "internal/find", "internal/labels", "internal/tlsconf", "internal/units", "internal/unixsocket", "internal/vfs", "internal/warn",
+	"internal/bounded", "internal/config", "internal/find", "internal/labels", "internal/tlsconf", "internal/units", "internal/unixsocket", "internal/vfs", "internal/warn",
 }
 
 // directions says, for the packages in a directory, in which directories
@@ -54,6 +54,7 @@ var directions = []struct {
 	deps []string
 }{
 	{"proto", []string{"proto"}},
+	{"internal/bounded", nil},
 	{"internal/find", nil},
 	{"internal/labels", nil},
 	{"internal/units", nil},

@@ -68,11 +68,12 @@ type LogConfig struct {
 
 // ServerConfig holds the settings of the HTTP and gRPC servers.
 type ServerConfig struct {
-	HTTPConfig      `yaml:",inline"`
-	GRPCListen      string         `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
-	GRPCReflection  bool           `yaml:"grpc-reflection" help:"true: the gRPC server tells clients such as grpcurl which services it has"`
-	GRPCTLS         tlsconf.Server `yaml:"grpc-tls"`
-	ShutdownTimeout time.Duration  `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
+	HTTPConfig         `yaml:",inline"`
+	GRPCListen         string         `yaml:"grpc-listen" help:"address of the gRPC server: push from the Fluent Bit plugin; empty switches it off"`
+	GRPCReflection     bool           `yaml:"grpc-reflection" help:"true: the gRPC server tells clients such as grpcurl which services it has"`
+	GRPCTLS            tlsconf.Server `yaml:"grpc-tls"`
+	GRPCMaxConnections int            `yaml:"grpc-max-connections" help:"most gRPC connections at a time; others wait"`
+	ShutdownTimeout    time.Duration  `yaml:"shutdown-timeout" help:"how long the end of the process may take to finish pushes and, with ingester.flush-on-shutdown, to store everything; what is not stored by then stays in the WAL"`
 }
 
 // AuthConfig says whether requests must name their tenant.
@@ -115,7 +116,7 @@ func DefaultConfig() Config {
 		Target:        "all",
 		DataDir:       "./data",
 		Log:           LogConfig{Level: "info", Format: "logfmt"},
-		Server:        ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", GRPCReflection: true, ShutdownTimeout: 5 * time.Minute},
+		Server:        ServerConfig{HTTPConfig: DefaultHTTPConfig(), GRPCListen: ":9095", GRPCReflection: true, GRPCMaxConnections: 10000, ShutdownTimeout: 5 * time.Minute},
 		LokiPush:      lokipush.DefaultConfig(),
 		Forward:       forward.DefaultConfig(),
 		JSON:          httpjson.DefaultConfig(),
@@ -217,6 +218,7 @@ func (c Config) validateParts() (errs []error) {
 		}
 	}
 	alone := c.Target == targetAll || c.Target == targetCompactor
+	f(c.Server.GRPCMaxConnections > 0, "server.grpc-max-connections: must be above 0, is %d", c.Server.GRPCMaxConnections)
 	f(alone || c.ingests() || c.distributes() || c.Target == targetQuerier, "target: %q is not all, gateway, ingester, querier or compactor", c.Target)
 	switch c.Ring.Store {
 	case "memory":

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/loki-go/loki-go/internal/bounded"
 	"github.com/loki-go/loki-go/internal/tlsconf"
 	"github.com/loki-go/loki-go/internal/warn"
 )
@@ -29,6 +30,7 @@ type HTTPConfig struct {
 	WriteTimeout      time.Duration  `yaml:"http-write-timeout" help:"time in which a client must take the next piece of an answer"`
 	IdleTimeout       time.Duration  `yaml:"http-idle-timeout" help:"an idle connection is closed after this long"`
 	MaxHeaderBytes    int            `yaml:"http-max-header-bytes" help:"largest headers of a request"`
+	MaxConnections    int            `yaml:"http-max-connections" help:"most connections at a time; others wait"`
 	TLS               tlsconf.Server `yaml:"http-tls"`
 }
 
@@ -41,6 +43,7 @@ func DefaultHTTPConfig() HTTPConfig {
 		WriteTimeout:      time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		MaxConnections:    10000,
 	}
 }
 
@@ -52,6 +55,9 @@ func (c HTTPConfig) validate() (errs []error) {
 		if d <= 0 {
 			errs = append(errs, errors.New("server."+name+": must be above 0"))
 		}
+	}
+	if c.MaxConnections <= 0 {
+		errs = append(errs, errors.New("server.http-max-connections: must be above 0"))
 	}
 	if c.MaxHeaderBytes < 4096 {
 		errs = append(errs, errors.New("server.http-max-header-bytes: must be 4096 or more"))
@@ -110,6 +116,9 @@ func newHTTPServer(cfg HTTPConfig, mux *http.ServeMux, guard func(http.Handler) 
 
 // Serve accepts connections from l until Shutdown.
 func (s *httpServer) Serve(l net.Listener) error {
+	l = bounded.New(l, s.cfg.MaxConnections, func() {
+		s.warn.Warn("there are as many HTTP connections as allowed, others wait", "limit", s.cfg.MaxConnections)
+	})
 	l = &listener{Listener: l, warn: s.warn}
 	serve := s.srv.Serve
 	if s.srv.TLSConfig != nil {

@@ -132,6 +132,39 @@ func TestHijackIsNoStall(t *testing.T) {
 	}
 }
 
+// With room for one connection the second is served when the first has gone.
+func TestMaxConnections(t *testing.T) {
+	cfg := testHTTPConfig()
+	cfg.MaxConnections = 1
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	addr, out := serve(t, cfg, mux)
+	ask := func() (*bufio.Reader, net.Conn) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		return bufio.NewReader(c), c
+	}
+	answer := func(r *bufio.Reader) {
+		t.Helper()
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp, err)
+		}
+	}
+	r, first := ask()
+	answer(r)
+	r, second := ask()
+	if line := <-out.lines; !strings.Contains(line, "as many HTTP connections as allowed") {
+		t.Errorf("logged %q", line)
+	}
+	first.Close()
+	answer(r)
+	second.Close()
+}
+
 func TestSlowUploadLives(t *testing.T) {
 	cfg := testHTTPConfig()
 	mux := http.NewServeMux()

@@ -26,8 +26,10 @@ import (
 	"github.com/loki-go/loki-go/gateway/auth"
 	"github.com/loki-go/loki-go/gateway/limits"
 	"github.com/loki-go/loki-go/ingester"
+	"github.com/loki-go/loki-go/internal/bounded"
 	"github.com/loki-go/loki-go/internal/config"
 	"github.com/loki-go/loki-go/internal/vfs"
+	"github.com/loki-go/loki-go/internal/warn"
 	"github.com/loki-go/loki-go/query"
 	"github.com/loki-go/loki-go/query/level"
 	"github.com/loki-go/loki-go/ring"
@@ -238,7 +240,9 @@ func (s *Server) serveHTTP() {
 func (s *Server) serve() error {
 	s.serveHTTP()
 	if s.grpc != nil {
-		s.start(func() { s.fail("grpc", s.grpc.Serve(s.grpcListener)) })
+		most, full := s.cfg.Server.GRPCMaxConnections, warn.New(s.log)
+		l := bounded.New(s.grpcListener, most, func() { full.Warn("there are as many gRPC connections as allowed, others wait", "limit", most) })
+		s.start(func() { s.fail("grpc", s.grpc.Serve(l)) })
 	}
 	s.start(func() { s.limits.Run(s.ctx) })
 	if s.compactor != nil {

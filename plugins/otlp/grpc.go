@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
+	"github.com/loki-go/loki-go/internal/bounded"
 	"github.com/loki-go/loki-go/plugins/rawgrpc"
 )
 
@@ -60,9 +60,8 @@ func (rc *Receiver) Open() error {
 	rc.listener = l
 	rc.server = grpc.NewServer(append(opts, rc.d.GRPC...)...)
 	rc.RegisterGRPC(rc.server)
-	bounded := &boundedListener{Listener: l, free: make(chan struct{}, rc.cfg.GRPCMaxConnections), closed: make(chan struct{})}
 	rc.serving.Go(func() {
-		if err := rc.server.Serve(bounded); err != nil {
+		if err := rc.server.Serve(bounded.New(l, rc.cfg.GRPCMaxConnections, nil)); err != nil {
 			rc.d.Log.Error("gRPC server failed", "receiver", receiver, "err", err)
 		}
 	})
@@ -108,44 +107,4 @@ func (rc *Receiver) Close() error {
 	timeout.Stop()
 	rc.serving.Wait()
 	return nil
-}
-
-// boundedListener accepts no more connections than it has room for; others
-// wait in the kernel's queue.
-type boundedListener struct {
-	net.Listener
-	free   chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	select {
-	case l.free <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.free
-		return nil, err
-	}
-	return &boundedConn{Conn: c, release: func() { <-l.free }}, nil
-}
-
-func (l *boundedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type boundedConn struct {
-	net.Conn
-	once    sync.Once
-	release func()
-}
-
-func (c *boundedConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(c.release)
-	return err
 }
