@@ -211,6 +211,11 @@ type pending struct {
 }
 
 func (r *run) all(ctx context.Context) error {
+	if r.lease != nil {
+		if err := r.lease.clock(ctx); err != nil {
+			return err
+		}
+	}
 	if err := r.readPending(ctx); err != nil {
 		return err
 	}

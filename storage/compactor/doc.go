@@ -36,7 +36,8 @@
 // One compactor at a time owns the lease in loki-go/compactor/lease.json, so
 // that work is not done twice. Nothing depends on it: the store has no
 // conditional writes, and a lease without them can have two owners for a
-// while.
+// while. The time that the store gives for it tells whether the clocks agree: if
+// they are more than a quarter of an hour apart nothing is merged or deleted.
 //
 // # Retention
 //

@@ -61,13 +61,26 @@ func (w *world) advance(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
+// datedBucket says that objects were put at a time; it does not say when if that
+// is zero, as the clock of a world is not that of its file system.
+type datedBucket struct {
+	objstore.Bucket
+	at time.Time
+}
+
+func (b *datedBucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
+	info, err := b.Bucket.Stat(ctx, key)
+	info.Modified = b.at
+	return info, err
+}
+
 func newWorld(t testing.TB, now time.Time) *world {
 	t.Helper()
 	b, err := objstore.OpenFilesystem(vfs.NewMem(), "/objects")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bucket: b, now: now, policy: map[string]Policy{}, lines: map[string][]line{}}
+	w := &world{t: t, bucket: &datedBucket{Bucket: b}, now: now, policy: map[string]Policy{}, lines: map[string][]line{}}
 	cfg := storage.DefaultConfig()
 	cfg.ChunkCacheSize = 0 // chunks that are gone must not be seen
 	w.store = storage.New(b, cfg, storage.Options{Now: w.clock})

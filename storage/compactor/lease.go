@@ -130,6 +130,29 @@ func (l *lease) check(ctx context.Context) error {
 	return nil
 }
 
+// maxSkew is how much this process's clock may differ from the store's. Clients of
+// stores, too, begin to be refused there.
+const maxSkew = 15 * time.Minute
+
+// clock returns an error if this process's clock and the store's differ: with one
+// that is wrong by days everything is expired, or files are deleted that readers
+// have only just been told to leave. The lease, which has just been written, has
+// the time of both.
+func (l *lease) clock(ctx context.Context) error {
+	r, ok, err := l.read(ctx)
+	if err != nil || !ok {
+		return err // that it is gone is found where it is checked
+	}
+	info, err := l.bucket.Stat(ctx, leaseKey)
+	if err != nil {
+		return fmt.Errorf("compactor: read the time of %s: %w", leaseKey, err)
+	}
+	if skew := time.UnixMilli(r.Renewed).Sub(info.Modified); !info.Modified.IsZero() && skew.Abs() > maxSkew {
+		return fmt.Errorf("compactor: the clock of %q and that of the store differ by %s: nothing is merged or deleted until they agree", r.Owner, skew.Abs().Round(time.Second))
+	}
+	return nil
+}
+
 // renew extends the lease, if it is still this process's.
 func (l *lease) renew(ctx context.Context) error {
 	if err := l.check(ctx); err != nil {

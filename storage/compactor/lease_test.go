@@ -49,6 +49,43 @@ func TestLease(t *testing.T) {
 	})
 }
 
+// TestClock: who has a clock that is wrong, by that of the store, leaves
+// everything as it is.
+func TestClock(t *testing.T) {
+	w := newWorld(t, time.Now())
+	for n := range 3 {
+		w.index("a", w.chunk("a", `{app="x"}`, w.now.Add(-time.Duration(n+1)*time.Minute)))
+	}
+	b := &datedBucket{Bucket: w.bucket}
+	f := func(ahead time.Duration, known, ok bool) {
+		t.Helper()
+		c := w.compactor(b)
+		c.lease = newLease(b, "a")
+		c.lease.now = w.clock
+		if b.at = (time.Time{}); known {
+			b.at = w.clock().Add(-ahead)
+		}
+		before := w.keys("")
+		err := c.RunOnce(t.Context())
+		switch {
+		case ok && err != nil:
+			t.Fatalf("%s ahead: %v", ahead, err)
+		case !ok && (err == nil || !strings.Contains(err.Error(), "differ by")):
+			t.Fatalf("%s ahead: %v", ahead, err)
+		case !ok && fmt.Sprint(w.keys("")) != fmt.Sprint(before):
+			t.Fatalf("%s ahead: %q, was %q", ahead, w.keys(""), before)
+		}
+	}
+	f(24*time.Hour, true, false)
+	f(-24*time.Hour, true, false)
+	f(16*time.Minute, true, false)
+	f(10*time.Minute, true, true)
+	if got := w.keys(""); len(got) == 0 {
+		t.Error("nothing is left")
+	}
+	f(365*24*time.Hour, false, true) // the store does not say
+}
+
 // TestLeaseTogether has many that find the lease free at the same time: one
 // gets it.
 func TestLeaseTogether(t *testing.T) {
