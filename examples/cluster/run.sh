@@ -7,11 +7,14 @@ cd "$(dirname "$0")/../.."
 
 lines=${LINES_TO_SEND:-300}
 dir=$(mktemp -d)
-pids=""
+pids="" services=""
 finish() {
+	# What ends stores what it has, which needs the services.
 	# shellcheck disable=SC2086 # one word per process
-	kill $pids 2>/dev/null || true
-	wait 2>/dev/null || true
+	for group in "$pids" "$services"; do
+		kill $group 2>/dev/null || true
+		wait $group 2>/dev/null || true
+	done
 	rm -rf "$dir"
 }
 trap finish EXIT INT TERM
@@ -38,6 +41,7 @@ echo "Consul at 127.0.0.1:18500, S3 at 127.0.0.1:17070"
 start consul bin/tools/consul agent -dev -bind=127.0.0.1 -http-port=18500 -grpc-port=-1 -grpc-tls-port=-1 -dns-port=-1 -serf-lan-port=18301 -serf-wan-port=-1 -server-port=18300
 mkdir -p "$dir/s3/logs"
 ROOT_ACCESS_KEY=example ROOT_SECRET_KEY=example-secret start s3 bin/tools/versitygw --port 127.0.0.1:17070 --region us-east-1 --quiet posix "$dir/s3"
+services=$pids pids=""
 await http://127.0.0.1:18500/v1/status/leader
 
 loki_go() { # TARGET NUMBER PORT
