@@ -193,13 +193,25 @@ func (d dropOne) Retention(tenant string) compactor.Policy {
 	return compactor.Policy{Streams: []compactor.Rule{{Matchers: []*labels.Matcher{m}, Period: time.Hour}}}
 }
 
+// laterBucket has the clock of who compacts it later.
+type laterBucket struct {
+	objstore.Bucket
+	later time.Duration
+}
+
+func (b laterBucket) Stat(ctx context.Context, key string) (objstore.Info, error) {
+	info, err := b.Bucket.Stat(ctx, key)
+	info.Modified = info.Modified.Add(b.later)
+	return info, err
+}
+
 // compact runs the compactor, each time so much later.
 func (m *matrix) compact(runs []time.Duration) {
 	m.t.Helper()
 	for _, after := range runs {
 		m.later += after
 		c := compactor.New(compactor.DefaultConfig(), compactor.Options{
-			Bucket: m.bucket, FileKeys: m.store.Type == "filesystem", Retention: m.gone,
+			Bucket: laterBucket{m.bucket, m.later}, FileKeys: m.store.Type == "filesystem", Retention: m.gone,
 			Now: func() time.Time { return time.Now().Add(m.later) },
 		})
 		if err := c.RunOnce(context.Background()); err != nil {
